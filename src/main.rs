@@ -1,3 +1,2 @@
-fn main() {
-    println!("corten");
-}
+mod plan;
+fn main() {}
