@@ -11,6 +11,7 @@ pub mod namespace;
 pub mod path;
 pub mod process;
 pub mod procfs;
+pub mod program;
 pub mod seal;
 pub mod terminal;
 
