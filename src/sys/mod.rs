@@ -13,6 +13,7 @@ pub mod process;
 pub mod procfs;
 pub mod program;
 pub mod seal;
+pub mod seccomp;
 pub mod terminal;
 
 use nix::errno::Errno;
