@@ -12,13 +12,21 @@ use seccomp::Filter;
 
 pub mod bundle;
 pub mod capabilities;
+pub mod confinement;
 pub mod facts;
+pub mod guest;
+pub mod hooks;
 pub mod idmap;
 pub mod limits;
 pub mod namespaces;
+pub mod process;
 pub mod request;
+pub mod rlimits;
+pub mod root;
+pub mod scheduling;
 pub mod seccomp;
 pub mod steps;
+pub mod sysctl;
 #[cfg(test)]
 mod testing;
 
@@ -313,6 +321,10 @@ pub enum Action {
     /// chdir(2), and see that the place is below the root (CVE-2024-21626).
     WorkingDirectory {
         path: CString,
+    },
+    /// Add `HOME` to the environment: what `/etc/passwd` inside says about `uid`, else `/`.
+    Home {
+        uid: u32,
     },
     /// Find the first candidate that can be executed.
     FindExecutable {
