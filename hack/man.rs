@@ -1,7 +1,7 @@
 //! Writes man pages and shell completions into a directory, from the same definitions that parse the command line.
 //! Run by packagers: `cargo run --example man -- DIR`.
 
-#[allow(dead_code, reason = "the parser itself is not used here")]
+#[allow(dead_code, unused_imports, reason = "the parser itself is not used here")]
 #[path = "../src/cli/mod.rs"]
 mod cli;
 #[allow(dead_code, reason = "the parser itself is not used here")]

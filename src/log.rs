@@ -164,3 +164,108 @@ fn name_and_priority(level: LogLevel) -> (&'static str, i32) {
         LogLevel::Debug => ("debug", libc::LOG_DEBUG),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn log(sink: Sink, format: TextFormat, level: LogLevel) -> Log {
+        Log { sink, format, level }
+    }
+
+    fn written(format: TextFormat, level: LogLevel) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let log = log(Sink::file(&path).unwrap(), format, level);
+        log.debug("a detail");
+        log.warn("a doubt");
+        log.error("create web: \"x\"\nis\twrong: \u{1}");
+        fs::read_to_string(path).unwrap()
+    }
+
+    /// The record with its time cut out, having checked that the time is one.
+    fn without_time(line: &str) -> String {
+        let start = line.find("20").unwrap();
+        let (time, rest) = line[start..].split_at("2026-11-22T10:00:00.123456789Z".len());
+        let shape: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+        assert_eq!(shape, "0000-00-00T00:00:00.000000000Z");
+        format!("{}TIME{rest}", &line[..start])
+    }
+
+    #[test]
+    fn at_the_default_level_the_error_is_the_only_record() {
+        assert_eq!(
+            without_time(&written(TextFormat::Json, LogLevel::Error)),
+            r#"{"level":"error","msg":"create web: \"x\"\nis\twrong: \u0001","time":"TIME"}"#.to_owned()
+                + "\n"
+        );
+    }
+
+    #[test]
+    fn text_records_are_one_line_each() {
+        let text = written(TextFormat::Text, LogLevel::Debug);
+        let lines: Vec<_> = text.lines().map(without_time).collect();
+        assert_eq!(
+            lines,
+            [
+                r#"time="TIME" level=debug msg="a detail""#,
+                r#"time="TIME" level=warning msg="a doubt""#,
+                r#"time="TIME" level=error msg="create web: \"x\"\nis\twrong: \u0001""#,
+            ]
+        );
+    }
+
+    #[test]
+    fn warnings_are_recorded_from_their_level_on() {
+        assert_eq!(written(TextFormat::Json, LogLevel::Warning).lines().count(), 2);
+    }
+
+    #[test]
+    fn a_log_is_appended_to_and_readable_by_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        fs::write(&path, "before\n").unwrap();
+        log(Sink::file(&path).unwrap(), TextFormat::Json, LogLevel::Error).error("after");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("before\n{") && text.lines().count() == 2, "{text}");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_named() {
+        let open = |sink: Result<Sink>| sink.err().unwrap().to_string();
+        assert_eq!(open(Sink::file(Path::new("/nonexistent/log"))), "open log /nonexistent/log");
+        assert_eq!(
+            open(Sink::journal(Path::new("/nonexistent/socket"), "web")),
+            "open log /nonexistent/socket"
+        );
+    }
+
+    fn received(sink: impl Fn(&Path) -> Result<Sink>, message: &str) -> Vec<u8> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        log(sink(&path).unwrap(), TextFormat::Json, LogLevel::Warning).warn(message);
+        let mut buffer = [0; 1024];
+        let length = socket.recv(&mut buffer).unwrap();
+        buffer[..length].to_vec()
+    }
+
+    #[test]
+    fn a_journal_entry_holds_newlines_in_its_fields() {
+        let entry = received(|path| Sink::journal(path, "web"), "two\nlines");
+        let expected = [
+            &b"PRIORITY\n\x01\0\0\0\0\0\0\x004\n"[..],
+            b"SYSLOG_IDENTIFIER\n\x03\0\0\0\0\0\0\0web\n",
+            b"ID\n\x03\0\0\0\0\0\0\0web\n",
+            b"MESSAGE\n\x09\0\0\0\0\0\0\0two\nlines\n",
+        ];
+        assert_eq!(entry, expected.concat());
+    }
+
+    #[test]
+    fn a_syslog_entry_says_who_speaks_and_how_grave_it_is() {
+        let entry = received(|path| Sink::syslog(path, "web"), "a doubt");
+        assert_eq!(entry, format!("<12>web[{}]: a doubt", process::id()).into_bytes());
+    }
+}

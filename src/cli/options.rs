@@ -1,13 +1,10 @@
-//! Every option of every command with its default, and the types they parse into. Runs outside; reads values, judges none
-//! against a container.
+//! Every option of every command, with its default. Runs outside; what it says here is what help and man pages say.
 
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{ArgAction, Args};
 
+use super::values::*;
 use crate::signal::Signal;
 
 #[derive(Args, Debug)]
@@ -23,19 +20,19 @@ pub struct GlobalOptions {
     pub log_format: TextFormat,
     /// Least severe records to log
     #[arg(long, value_name = "LEVEL", default_value = "error")]
-    pub log_level: LogLevel,
+    log_level: LogLevel,
     /// Log everything; the same as --log-level debug
     #[arg(long)]
-    pub debug: bool,
+    debug: bool,
     /// Log to the journal where --log names no other place
     #[arg(long)]
     pub systemd_log: bool,
     /// Let systemd manage cgroups; the same as --cgroup-manager systemd
     #[arg(short, long)]
-    pub systemd_cgroup: bool,
+    systemd_cgroup: bool,
     /// Who manages cgroups [default: cgroupfs]
     #[arg(long, value_name = "MANAGER")]
-    pub cgroup_manager: Option<CgroupManager>,
+    cgroup_manager: Option<CgroupManager>,
     /// Whether to go on without the cgroups that an unprivileged user may not make
     #[arg(
         long,
@@ -52,7 +49,7 @@ pub struct GlobalOptions {
     pub criu: Option<PathBuf>,
     /// Print the version
     #[arg(short, short_alias = 'V', long, action = ArgAction::Version)]
-    pub version: (),
+    version: (),
 }
 
 impl GlobalOptions {
@@ -76,13 +73,13 @@ pub struct Birth {
     #[arg(short = 'f', long, value_name = "FILE", default_value = "config.json")]
     pub config: PathBuf,
     /// Unix socket that receives the terminal's file descriptor
-    #[arg(long, value_name = "SOCKET")]
+    #[arg(short, long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
     /// Unix socket that receives a pidfd of the container's first process
     #[arg(long, value_name = "SOCKET")]
     pub pidfd_socket: Option<PathBuf>,
     /// File to write the process id to
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
     /// Enter the root filesystem with a moved mount and chroot instead of pivot_root, as an initramfs needs
     #[arg(long)]
@@ -281,117 +278,38 @@ pub struct Plan {
     pub id: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TableFormat {
-    Table,
-    Json,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, FromArgMatches, Parser};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TextFormat {
-    Text,
-    Json,
-}
-
-/// From few to many records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum LogLevel {
-    Error,
-    #[value(alias = "warn")]
-    Warning,
-    Debug,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum CgroupManager {
-    Cgroupfs,
-    Systemd,
-    Disabled,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Rootless {
-    Auto,
-    #[value(aliases = ["1", "t"])]
-    True,
-    #[value(aliases = ["0", "f"])]
-    False,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogTarget {
-    File(PathBuf),
-    Journald(String),
-    Syslog(String),
-}
-
-impl From<OsString> for LogTarget {
-    /// Only a known kind before the colon is one: file names may hold colons too.
-    fn from(text: OsString) -> Self {
-        let after = |kind: &str| text.as_bytes().strip_prefix(kind.as_bytes());
-        let identifier = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-        if let Some(name) = after("journald:") {
-            LogTarget::Journald(identifier(name))
-        } else if let Some(name) = after("syslog:") {
-            LogTarget::Syslog(identifier(name))
-        } else {
-            LogTarget::File(OsStr::from_bytes(after("file:").unwrap_or(text.as_bytes())).into())
-        }
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        global: GlobalOptions,
     }
-}
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct User {
-    pub uid: u32,
-    pub gid: Option<u32>,
-}
-
-impl FromStr for User {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (uid, gid) = match text.split_once(':') {
-            Some((uid, gid)) => (uid, Some(gid)),
-            None => (text, None),
-        };
-        Ok(User { uid: numeric_id(uid)?, gid: gid.map(numeric_id).transpose()? })
+    fn global(words: &[&str]) -> GlobalOptions {
+        let definition = Line::command().no_binary_name(true).disable_version_flag(true).version("1");
+        Line::from_arg_matches(&definition.get_matches_from(words)).unwrap().global
     }
-}
 
-// CVE-2026-30892: what strtol made of "" or "-1" was user 0 or no change of user at all. Only digits are a number here,
-// and the id that tells the kernel "leave it as it is" is none.
-fn numeric_id(text: &str) -> Result<u32, String> {
-    let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let id = digits.and_then(|digits| digits.parse().ok()).filter(|id| *id != u32::MAX);
-    id.ok_or_else(|| format!("{text:?} is not a numeric id from 0 to {}", u32::MAX - 1))
-}
+    #[test]
+    fn the_manager_of_cgroups_has_two_spellings_and_no_default() {
+        use CgroupManager::{Disabled, Systemd};
+        assert_eq!(global(&[]).cgroup_manager(), None);
+        assert_eq!(global(&["--systemd-cgroup"]).cgroup_manager(), Some(Systemd));
+        assert_eq!(global(&["--cgroup-manager=disabled"]).cgroup_manager(), Some(Disabled));
+        assert_eq!(
+            global(&["--systemd-cgroup", "--cgroup-manager=disabled"]).cgroup_manager(),
+            Some(Disabled)
+        );
+    }
 
-/// No process can hold more descriptors than the kernel's own bound for `fs.nr_open`.
-const MAX_DESCRIPTORS: u32 = 0x7fff_ffc0;
-
-fn descriptor_count(text: &str) -> Result<u32, String> {
-    let count = text.parse().ok().filter(|count| *count <= MAX_DESCRIPTORS);
-    count.ok_or_else(|| format!("{text:?} is not a number of file descriptors"))
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SubCgroup {
-    /// Empty for all of them.
-    pub controllers: Vec<String>,
-    pub path: String,
-}
-
-impl FromStr for SubCgroup {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let Some((controllers, path)) = text.split_once(':') else {
-            return Ok(SubCgroup { controllers: Vec::new(), path: text.into() });
-        };
-        let controllers: Vec<String> = controllers.split(',').map(String::from).collect();
-        if path.contains(':') || controllers.iter().any(String::is_empty) {
-            return Err(format!("{text:?} is not PATH or CONTROLLER,..:PATH"));
-        }
-        Ok(SubCgroup { controllers, path: path.into() })
+    #[test]
+    fn debug_is_the_widest_level_whatever_the_other_option_says() {
+        assert_eq!(global(&[]).log_level(), LogLevel::Error);
+        assert_eq!(global(&["--log-level=info"]).log_level(), LogLevel::Warning);
+        assert_eq!(global(&["--debug", "--log-level=error"]).log_level(), LogLevel::Debug);
     }
 }

@@ -135,3 +135,156 @@ fn is_called(option: &Arg, name: &[u8]) -> bool {
 fn is_abbreviated(option: &Arg, letter: char) -> bool {
     option.get_short() == Some(letter) || option.get_all_short_aliases().unwrap_or_default().contains(&letter)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ArgAction;
+
+    fn definition() -> Command {
+        Command::new("test").args([
+            Arg::new("user").short('u').long("user"),
+            Arg::new("env").short('e').long("env").action(ArgAction::Append),
+            Arg::new("tty").short('t').long("tty").action(ArgAction::SetTrue),
+            Arg::new("detach").short('d').short_alias('D').long("detach").action(ArgAction::SetTrue),
+            Arg::new("config").short('f').long("config").alias("file"),
+            Arg::new("rootless")
+                .long("rootless")
+                .num_args(0..=1)
+                .require_equals(true)
+                .value_parser(["auto", "true", "false"]),
+        ])
+    }
+
+    /// One line of words, split at blanks, as the line that clap would get.
+    fn line(order: Order, words: &str) -> String {
+        let words = words.split(' ').filter(|word| !word.is_empty()).map(OsString::from).collect();
+        let line = split(&definition(), order, words).into_line();
+        line.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn options_are_written_in_one_way() {
+        for (words, expected) in [
+            ("", "--"),
+            ("a b", "-- a b"),
+            ("--tty a", "--tty -- a"),
+            ("-tty a", "--tty -- a"),
+            ("a --tty b", "--tty -- a b"),
+            ("-t -d", "--tty --detach --"),
+            ("-td", "--tty --detach --"),
+            ("-D", "--detach --"),
+            ("--user 0 a", "--user=0 -- a"),
+            ("--user=0 a", "--user=0 -- a"),
+            ("-user 0 a", "--user=0 -- a"),
+            ("-user=0 a", "--user=0 -- a"),
+            ("-u 0 a", "--user=0 -- a"),
+            ("-u0 a", "--user=0 -- a"),
+            ("-u=0 a", "--user=0 -- a"),
+            ("-tu 0 a", "--tty --user=0 -- a"),
+            ("-tu0 a", "--tty --user=0 -- a"),
+            ("--file x -f y", "--config=x --config=y --"),
+            ("--env A=B=C -e =D", "--env=A=B=C --env==D --"),
+        ] {
+            assert_eq!(line(Order::Mixed, words), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_value_may_look_like_an_option() {
+        for (words, expected) in [
+            ("--user -1 a", "--user=-1 -- a"),
+            ("-u --tty a", "--user=--tty -- a"),
+            ("--env -- a", "--env=-- -- a"),
+            ("--user - a", "--user=- -- a"),
+            ("-tu -- a", "--tty --user=-- -- a"),
+        ] {
+            assert_eq!(line(Order::Mixed, words), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_missing_value_stays_missing() {
+        for words in ["--user", "-user", "-u"] {
+            assert_eq!(line(Order::Mixed, words), "--user --", "{words}");
+        }
+    }
+
+    #[test]
+    fn switches_take_the_truth_values_of_go_and_the_last_one_counts() {
+        for yes in TRUE {
+            assert_eq!(line(Order::Mixed, &format!("--tty={yes}")), "--tty --");
+        }
+        for no in FALSE {
+            assert_eq!(line(Order::Mixed, &format!("-t --detach --tty={no}")), "--detach --");
+        }
+        assert_eq!(line(Order::Mixed, "--tty=false -t"), "--tty --");
+        assert_eq!(line(Order::Mixed, "-t=false"), "--");
+        assert_eq!(line(Order::Mixed, "-dt=true"), "--detach --tty --");
+        assert_eq!(line(Order::Mixed, "--tty=maybe"), "--tty=maybe --");
+        assert_eq!(line(Order::Mixed, "--tty true"), "--tty -- true");
+    }
+
+    #[test]
+    fn an_optional_value_is_taken_only_where_it_is_one() {
+        for (words, expected) in [
+            ("--rootless", "--rootless --"),
+            ("--rootless create", "--rootless -- create"),
+            ("--rootless true create", "--rootless=true -- create"),
+            ("-rootless auto create", "--rootless=auto -- create"),
+            ("--rootless --tty", "--rootless --tty --"),
+            ("--rootless=maybe", "--rootless=maybe --"),
+        ] {
+            assert_eq!(line(Order::Mixed, words), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn the_first_positional_ends_the_options_where_they_come_first() {
+        for (words, expected) in [
+            ("-t a -t --user 0", "--tty -- a -t --user 0"),
+            ("a -- b", "-- a -- b"),
+            ("-- -t a", "-- -t a"),
+            ("- -t", "-- - -t"),
+        ] {
+            assert_eq!(line(Order::OptionsFirst, words), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn two_dashes_end_the_options_everywhere() {
+        assert_eq!(line(Order::Mixed, "a -t -- -d --user"), "--tty -- a -d --user");
+    }
+
+    #[test]
+    fn every_way_to_ask_for_help_is_one() {
+        for help in HELP {
+            assert_eq!(line(Order::Mixed, help), "--help --");
+        }
+    }
+
+    #[test]
+    fn unknown_options_are_left_for_clap() {
+        for (words, expected) in [
+            ("--nope a", "--nope -- a"),
+            ("--nope=1", "--nope=1 --"),
+            ("--t", "--t --"),
+            ("-x a", "-x -- a"),
+            ("-tx a", "--tty -x -- a"),
+            ("---tty", "---tty --"),
+            ("--=x", "--=x --"),
+        ] {
+            assert_eq!(line(Order::Mixed, words), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_pass_through_values_and_positionals() {
+        let odd = OsStr::from_bytes(b"\xff").to_owned();
+        let words = vec!["-u".into(), odd.clone(), odd.clone(), OsStr::from_bytes(b"-\xff").to_owned()];
+        let words = split(&definition(), Order::Mixed, words);
+        assert_eq!(words.options[0].as_bytes(), b"--user=\xff");
+        assert_eq!(words.options[1].as_bytes(), b"-\xff");
+        assert_eq!(words.positionals, [odd]);
+    }
+}
