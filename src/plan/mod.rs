@@ -10,11 +10,17 @@ use std::path::PathBuf;
 use limits::Limits;
 use seccomp::Filter;
 
+pub mod bundle;
+pub mod capabilities;
 pub mod facts;
+pub mod idmap;
 pub mod limits;
+pub mod namespaces;
 pub mod request;
 pub mod seccomp;
 pub mod steps;
+#[cfg(test)]
+mod testing;
 
 /// An index into the table of descriptors that the parent opened before the first step, or that a step fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,8 +118,12 @@ pub enum Namespace {
 pub struct Enter {
     /// `CLONE_NEW*` flags for clone3(2); never the cgroup or the time namespace, which the child makes itself.
     pub clone: u64,
-    /// A pid namespace that the parent enters for its child alone.
+    /// A pid namespace that is entered before the clone, for the child alone: by the stand-in if there is one,
+    /// else by the parent, which goes back to its own after the clone.
     pub pid: Option<Slot>,
+    /// Other namespaces that the parent enters before the clone and leaves after it: a child born in a new user
+    /// namespace has no right to join what older ones own.
+    pub ahead: Vec<(Namespace, Slot)>,
     /// A user namespace that must be entered before the clone, by a stand-in which then clones init with `CLONE_PARENT`.
     pub stand_in: Option<Slot>,
 }
