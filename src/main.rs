@@ -1,2 +1,5 @@
+mod init;
 mod plan;
+mod sys;
+mod wire;
 fn main() {}

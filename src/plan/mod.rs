@@ -10,12 +10,18 @@ use std::path::PathBuf;
 use limits::Limits;
 use seccomp::Filter;
 
+pub mod bundle;
+pub mod capabilities;
 pub mod facts;
+pub mod idmap;
 pub mod limits;
 pub mod mount_options;
+pub mod namespaces;
 pub mod request;
 pub mod seccomp;
 pub mod steps;
+#[cfg(test)]
+mod testing;
 
 /// An index into the table of descriptors that the parent opened before the first step, or that a step fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,8 +119,12 @@ pub enum Namespace {
 pub struct Enter {
     /// `CLONE_NEW*` flags for clone3(2); never the cgroup or the time namespace, which the child makes itself.
     pub clone: u64,
-    /// A pid namespace that the parent enters for its child alone.
+    /// A pid namespace that is entered before the clone, for the child alone: by the stand-in if there is one,
+    /// else by the parent, which goes back to its own after the clone.
     pub pid: Option<Slot>,
+    /// Other namespaces that the parent enters before the clone and leaves after it: a child born in a new user
+    /// namespace has no right to join what older ones own.
+    pub ahead: Vec<(Namespace, Slot)>,
     /// A user namespace that must be entered before the clone, by a stand-in which then clones init with `CLONE_PARENT`.
     pub stand_in: Option<Slot>,
 }
@@ -426,4 +436,20 @@ pub struct Hook {
 pub struct HookState {
     pub before_pid: Vec<u8>,
     pub after_pid: Vec<u8>,
+}
+
+impl Namespace {
+    /// The `CLONE_NEW*` flag.
+    pub fn flag(self) -> i32 {
+        match self {
+            Namespace::User => libc::CLONE_NEWUSER,
+            Namespace::Cgroup => libc::CLONE_NEWCGROUP,
+            Namespace::Ipc => libc::CLONE_NEWIPC,
+            Namespace::Uts => libc::CLONE_NEWUTS,
+            Namespace::Network => libc::CLONE_NEWNET,
+            Namespace::Pid => libc::CLONE_NEWPID,
+            Namespace::Mount => libc::CLONE_NEWNS,
+            Namespace::Time => libc::CLONE_NEWTIME,
+        }
+    }
 }
