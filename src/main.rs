@@ -1,2 +1,4 @@
 mod plan;
+mod sys;
+mod wire;
 fn main() {}

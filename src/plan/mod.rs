@@ -12,19 +12,22 @@ use std::path::PathBuf;
 use limits::Limits;
 use seccomp::Filter;
 
+pub mod facts;
 pub mod limits;
+pub mod request;
 pub mod seccomp;
+pub mod steps;
 
-/// An index into the table of descriptors that exist before the first step, or that a step fills.
+/// An index into the table of descriptors that the parent opened before the first step, or that a step fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot(pub usize);
 
 /// One container's birth, or one more process in it.
 #[derive(Debug)]
 pub struct Plan {
-    /// What the parent opens before it clones; the n-th is [`Slot`] n.
-    pub open: Vec<Open>,
-    /// How many slots the steps use: those of `open`, then those that steps fill.
+    /// What the parent opens before it clones, each into its slot.
+    pub open: Vec<(Slot, Open)>,
+    /// How many slots there are: those of `open`, and those that steps fill.
     pub slots: usize,
     pub enter: Enter,
     pub steps: Vec<Step>,
