@@ -1,3 +1,4 @@
+mod init;
 mod plan;
 mod sys;
 mod wire;

@@ -24,9 +24,7 @@ pub fn current_directory() -> BorrowedFd<'static> {
 /// Mark all descriptors from `first` on close-on-exec (close_range(2)).
 pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     // SAFETY: no memory is passed, and nothing is closed now.
-    checked(unsafe {
-        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    })?;
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
     Ok(())
 }
 
@@ -71,12 +69,8 @@ pub fn send_with_fd(socket: BorrowedFd<'_>, payload: &[u8], fd: BorrowedFd<'_>) 
 pub fn receive_fd(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
     let mut space = nix::cmsg_space!([RawFd; 1]);
     let mut vector = [IoSliceMut::new(payload)];
-    let message = socket::recvmsg::<()>(
-        socket.as_raw_fd(),
-        &mut vector,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
+    let message =
+        socket::recvmsg::<()>(socket.as_raw_fd(), &mut vector, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let fd = message.cmsgs()?.find_map(|control| match control {
         ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
         _ => None,
@@ -95,4 +89,38 @@ pub fn write_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether a file is the null device, character device 1:3 (null(4)).
+pub fn is_null_device(stat: &nix::sys::stat::FileStat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3)
+}
+
+/// Copy all extended attributes (xattr(7)) that both filesystems take.
+pub fn copy_extended_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut names = [0u8; 4096];
+    // SAFETY: the pointer and the length describe one live buffer.
+    let listed = unsafe { libc::flistxattr(from.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
+    let length = match Errno::result(listed) {
+        Ok(length) => length as usize,
+        Err(Errno::ENOTSUP) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut value = vec![0u8; 65536];
+    for name in names[..length].split_inclusive(|byte| *byte == 0) {
+        let name = std::ffi::CStr::from_bytes_with_nul(name).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: the name is a C string, the pointer and the length describe one live buffer.
+        let read = unsafe {
+            libc::fgetxattr(from.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+        };
+        let size = Errno::result(read)? as usize;
+        // SAFETY: as above; only what was just read is passed on.
+        let written =
+            unsafe { libc::fsetxattr(to.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), size, 0) };
+        match Errno::result(written) {
+            Ok(_) | Err(Errno::ENOTSUP | Errno::EPERM) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

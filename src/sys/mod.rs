@@ -11,7 +11,9 @@ pub mod namespace;
 pub mod path;
 pub mod process;
 pub mod procfs;
+pub mod program;
 pub mod seal;
+pub mod seccomp;
 pub mod terminal;
 
 use nix::errno::Errno;

@@ -70,9 +70,8 @@ pub fn clone_tree(
         flags |= libc::AT_SYMLINK_NOFOLLOW as libc::c_uint;
     }
     // SAFETY: `path` is a C string and outlives the call.
-    let fd = checked(unsafe {
-        libc::syscall(libc::SYS_open_tree, directory.as_raw_fd(), path.as_ptr(), flags)
-    })?;
+    let fd =
+        checked(unsafe { libc::syscall(libc::SYS_open_tree, directory.as_raw_fd(), path.as_ptr(), flags) })?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -104,14 +103,7 @@ fn configure(
     let pointer = |text: Option<&CStr>| text.map_or(std::ptr::null(), CStr::as_ptr);
     // SAFETY: both texts are C strings or null, as the command wants, and outlive the call.
     checked(unsafe {
-        libc::syscall(
-            libc::SYS_fsconfig,
-            context.as_raw_fd(),
-            command,
-            pointer(key),
-            pointer(value),
-            0,
-        )
+        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, pointer(key), pointer(value), 0)
     })?;
     Ok(())
 }
@@ -121,12 +113,7 @@ pub fn make_mount(context: BorrowedFd<'_>, attributes: u64) -> Result<OwnedFd, E
     configure(context, FSCONFIG_CMD_CREATE, None, None)?;
     // SAFETY: no memory is passed.
     let fd = checked(unsafe {
-        libc::syscall(
-            libc::SYS_fsmount,
-            context.as_raw_fd(),
-            FSMOUNT_CLOEXEC,
-            attributes as libc::c_uint,
-        )
+        libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, attributes as libc::c_uint)
     })?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })

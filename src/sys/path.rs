@@ -35,6 +35,13 @@ pub fn open_in_one_mount(
     resolve(directory, path, flags, 0, strict)
 }
 
+/// Open a namespace below `ns`, a directory `/proc/PID/ns`. Its entries are magic links, which no resolution that
+/// stays in procfs can follow; whoever uses the result has the kernel check what it is.
+pub fn open_namespace(ns: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+    use nix::fcntl::{OFlag, openat};
+    openat(ns, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+}
+
 fn resolve(
     directory: BorrowedFd<'_>,
     path: &CStr,

@@ -36,11 +36,7 @@ pub fn clone_process(flags: u64, birthplace: Option<BorrowedFd<'_>>) -> Result<S
     }
     // SAFETY: without CLONE_VM and with no stack this returns twice like fork(2); the arguments are live.
     let pid = checked(unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            &raw mut arguments,
-            size_of::<libc::clone_args>(),
-        )
+        libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>())
     })?;
     if pid == 0 {
         return Ok(Side::Child);
@@ -87,9 +83,7 @@ pub fn signal(process: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
 /// A copy of descriptor `number` of another process (pidfd_getfd(2)).
 pub fn take_fd(process: BorrowedFd<'_>, number: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: no memory is passed.
-    let fd = checked(unsafe {
-        libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0)
-    })?;
+    let fd = checked(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -155,9 +149,8 @@ pub struct Image<'a> {
 
 impl<'a> Image<'a> {
     pub fn new(arguments: &'a [CString], environment: &'a [CString]) -> Image<'a> {
-        let pointers = |texts: &'a [CString]| {
-            texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
-        };
+        let pointers =
+            |texts: &'a [CString]| texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect();
         Image {
             arguments: pointers(arguments),
             environment: pointers(environment),
@@ -168,9 +161,7 @@ impl<'a> Image<'a> {
     /// execve(2). Returns only with the reason why it failed.
     pub fn execute(&self, path: &CStr) -> Errno {
         // SAFETY: both lists end with a null pointer and point to C strings, which the lifetime keeps alive.
-        unsafe {
-            libc::execve(path.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr())
-        };
+        unsafe { libc::execve(path.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr()) };
         Errno::last()
     }
 }

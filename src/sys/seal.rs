@@ -57,7 +57,8 @@ fn sealed_memory() -> Result<OwnedFd, Errno> {
             sent => left -= sent,
         }
     }
-    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+    let seals =
+        SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
     nix::fcntl::fcntl(&copy, nix::fcntl::FcntlArg::F_ADD_SEALS(seals))?;
     Ok(copy)
 }
@@ -77,12 +78,7 @@ fn execute(file: BorrowedFd<'_>) -> Errno {
         (Err(error), _) | (_, Err(error)) => return error,
     };
     // execveat(2) of an O_CLOEXEC descriptor is refused only for scripts.
-    let Err(error) = nix::unistd::execveat(
-        file,
-        c"",
-        &arguments,
-        &environment,
-        nix::fcntl::AtFlags::AT_EMPTY_PATH,
-    );
+    let Err(error) =
+        nix::unistd::execveat(file, c"", &arguments, &environment, nix::fcntl::AtFlags::AT_EMPTY_PATH);
     error
 }
