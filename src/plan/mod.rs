@@ -4,6 +4,8 @@
 //! `facts.rs` are the two that look at the world. `init/` walks [`Step`]s and `launch/` does the rest;
 //! neither parses, looks up or validates.
 
+#![deny(clippy::disallowed_methods)]
+
 use std::ffi::CString;
 use std::path::PathBuf;
 
