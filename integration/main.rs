@@ -6,3 +6,4 @@ mod call;
 mod traces;
 
 mod lifecycle;
+mod namespaces;
