@@ -105,8 +105,10 @@ impl Bundle {
         self.dir().join("scratch")
     }
 
-    pub fn edit(&mut self, change: impl FnOnce(&mut Value)) -> &mut Bundle {
-        change(&mut self.config);
+    /// Takes one member out of the config, by the pointer of the object that holds it.
+    pub fn unset(&mut self, pointer: &str, member: &str) -> &mut Bundle {
+        let object = self.config.pointer_mut(pointer).and_then(Value::as_object_mut).expect("an object");
+        object.remove(member);
         self
     }
 
@@ -141,10 +143,10 @@ impl Bundle {
         self
     }
 
-    /// All capabilities in all five sets, and privileges that may be gained.
+    /// All that the test itself may do, in all five sets, and privileges that may be gained.
     pub fn privileged(&mut self) -> &mut Bundle {
-        let names: Vec<String> =
-            caps::runtime::thread_all_supported().iter().map(ToString::to_string).collect();
+        let own = caps::read(None, caps::CapSet::Bounding).expect("read the bounding set");
+        let names: Vec<String> = own.iter().map(ToString::to_string).collect();
         for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
             self.config["process"]["capabilities"][set] = json!(names);
         }

@@ -385,7 +385,7 @@ fn ids_use_the_portable_characters_only() {
 #[test]
 fn a_bundle_without_a_process_can_be_created_but_not_started() {
     let mut bundle = bundle!();
-    bundle.config.as_object_mut().unwrap().remove("process");
+    bundle.unset("", "process");
     if bundle.create().code() == 0 {
         assert_eq!(bundle.start().code(), 1);
     }

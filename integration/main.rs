@@ -6,4 +6,5 @@ mod call;
 mod traces;
 
 mod lifecycle;
+mod mounts;
 mod namespaces;

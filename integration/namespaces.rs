@@ -1,10 +1,12 @@
 //! Namespaces: new, joined by path, inherited; mappings, time offsets, the loopback device.
 
 use std::fs;
+use std::os::unix::fs::chown;
 
 use serde_json::json;
 
 use crate::bundle::{Bundle, bundle, skip};
+use crate::mounts::Mounted;
 
 /// `namespaces[].type` and the kernel's name under /proc/PID/ns.
 const KINDS: [(&str, &str); 7] = [
@@ -21,8 +23,14 @@ fn own_namespace(name: &str) -> String {
     fs::read_link(format!("/proc/self/ns/{name}")).unwrap().to_str().unwrap().to_string()
 }
 
-/// A user namespace with the first ids of the host's range at 100000.
+/// A user namespace with its ids at 100000, and an image whose directories belong to its root, as engines unpack it.
 pub fn map_users(bundle: &mut Bundle) {
+    let rootfs = bundle.rootfs();
+    let directories =
+        fs::read_dir(&rootfs).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+    for directory in directories.chain([rootfs.clone()]) {
+        chown(&directory, Some(100_000), Some(100_000)).expect("give the image to the container's root");
+    }
     bundle.add_namespace(json!({"type": "user"}));
     let mappings = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
     bundle.set("/linux/uidMappings", mappings.clone()).set("/linux/gidMappings", mappings);
@@ -55,7 +63,7 @@ fn every_kind_of_namespace_can_be_inherited() {
     let mut bundle = bundle!();
     // Without a mount namespace there is nothing to mount, mask or name.
     bundle.set("/linux/namespaces", json!([{"type": "mount"}]));
-    bundle.config.as_object_mut().unwrap().remove("hostname");
+    bundle.unset("", "hostname");
     bundle.config["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "sysfs");
     let report = bundle.report();
     for (kind, name) in KINDS {
@@ -83,7 +91,7 @@ fn a_namespace_is_joined_by_its_path() {
         let path = format!("/proc/{pid}/ns/{name}");
         bundle.drop_namespace(kind).add_namespace(json!({"type": kind, "path": path}));
         if kind == "uts" {
-            bundle.config.as_object_mut().unwrap().remove("hostname");
+            bundle.unset("", "hostname");
         }
         let report = bundle.report();
         let held = fs::read_link(&path).unwrap();
@@ -139,8 +147,8 @@ fn a_namespace_is_joined_from_a_bind_mount_that_no_process_holds() {
         skip!("unshare cannot bind a network namespace");
     }
     bundle.drop_namespace("network").add_namespace(json!({"type": "network", "path": place}));
+    let _mounted = Mounted::adopt(&place);
     let report = bundle.report();
-    nix::mount::umount(&place).unwrap();
     assert_ne!(report["namespaces"]["net"], own_namespace("net"));
 }
 
