@@ -4,6 +4,8 @@
 //! `facts.rs` are the two that look at the world. `init/` walks [`Step`]s and `launch/` does the rest;
 //! neither parses, looks up or validates.
 
+#![deny(clippy::disallowed_methods)]
+
 use std::ffi::CString;
 use std::path::PathBuf;
 
@@ -18,6 +20,7 @@ pub mod guest;
 pub mod hooks;
 pub mod idmap;
 pub mod limits;
+pub mod mount_options;
 pub mod namespaces;
 pub mod process;
 pub mod request;
@@ -363,6 +366,10 @@ pub struct Mount {
     pub propagation: Vec<u64>,
     /// Copy what the root has at the target into the new filesystem (option `tmpcopyup`).
     pub copy_up: bool,
+    /// A target that is there already gives its mode to the new filesystem (a tmpfs without `mode=`).
+    pub adopt_mode: bool,
+    /// A tree that is a symbolic link is not mounted: a link like it is made at the target (option `copy-symlink`).
+    pub copy_symlink: bool,
     /// The slot that keeps the attached mount, for a later [`Action::ReadOnlyMount`].
     pub keep: Option<Slot>,
     /// The target's last component may be a symbolic link (false for proc and sysfs: CVE-2019-19921).
@@ -377,6 +384,9 @@ pub enum MountWhat {
     Tree { slot: Slot },
     /// The same filesystem that the host has there, when the kernel refuses a new one in a user namespace.
     FilesystemOrTree { kind: CString, parameters: Vec<Parameter>, slot: Slot },
+    /// What is mounted at the target already: fspick(2) takes the parameters if there are any, then the
+    /// mount takes its attributes (option `remount`).
+    Remount { parameters: Vec<Parameter> },
 }
 
 /// One fsconfig(2) call.
@@ -454,6 +464,20 @@ impl Namespace {
             Namespace::Pid => libc::CLONE_NEWPID,
             Namespace::Mount => libc::CLONE_NEWNS,
             Namespace::Time => libc::CLONE_NEWTIME,
+        }
+    }
+}
+
+impl HookPoint {
+    /// As the configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            HookPoint::Prestart => "prestart",
+            HookPoint::CreateRuntime => "createRuntime",
+            HookPoint::CreateContainer => "createContainer",
+            HookPoint::StartContainer => "startContainer",
+            HookPoint::Poststart => "poststart",
+            HookPoint::Poststop => "poststop",
         }
     }
 }
