@@ -12,12 +12,17 @@ use seccomp::Filter;
 
 pub mod bundle;
 pub mod capabilities;
+pub mod cgroup_mounts;
+pub mod devices;
 pub mod facts;
+pub mod filesystem;
 pub mod idmap;
 pub mod limits;
 pub mod mount_options;
+pub mod mounts;
 pub mod namespaces;
 pub mod request;
+pub mod rootfs;
 pub mod seccomp;
 pub mod steps;
 #[cfg(test)]

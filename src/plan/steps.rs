@@ -83,3 +83,23 @@ impl Steps {
         self.warnings.push(warning);
     }
 }
+
+/// What planners added, for their tests.
+#[cfg(test)]
+impl Steps {
+    pub fn listed(&self) -> &[Step] {
+        &self.steps
+    }
+
+    pub fn opened(&self) -> &[(Slot, Open)] {
+        &self.open
+    }
+
+    pub fn opened_inside(&self) -> &[Action] {
+        &self.trees_inside
+    }
+
+    pub fn deferred(&self) -> &[Slot] {
+        &self.read_only_later
+    }
+}
