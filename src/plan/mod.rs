@@ -458,3 +458,17 @@ impl Namespace {
         }
     }
 }
+
+impl HookPoint {
+    /// As the configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            HookPoint::Prestart => "prestart",
+            HookPoint::CreateRuntime => "createRuntime",
+            HookPoint::CreateContainer => "createContainer",
+            HookPoint::StartContainer => "startContainer",
+            HookPoint::Poststart => "poststart",
+            HookPoint::Poststop => "poststop",
+        }
+    }
+}
