@@ -5,7 +5,7 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::facts::{Authority, Hierarchy};
 use super::mounts::Planner;
@@ -26,7 +26,7 @@ pub fn plan(planner: &Planner, kind: &str, steps: &mut Steps) -> Result<()> {
     match unified {
         Some(unified) if only_unified || kind == "cgroup2" => plan_unified(planner, unified, steps),
         None if kind == "cgroup2" => {
-            anyhow::bail!("{}.type: this host has no cgroup v2 hierarchy", planner.place)
+            bail!("{}.type: this host has no cgroup v2 hierarchy", planner.place)
         }
         _ => plan_legacy(planner, steps),
     }
@@ -158,4 +158,185 @@ fn directory_name(hierarchy: &Hierarchy) -> &str {
 
 fn path_string(path: &Path) -> Result<CString> {
     c_string(path.as_os_str().as_encoded_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::Given;
+    use super::super::{Open, mounts};
+    use super::*;
+
+    fn hierarchy(controllers: &str, directory: &str, own: &str) -> Hierarchy {
+        Hierarchy {
+            controllers: controllers.to_string(),
+            mount_point: format!("/sys/fs/cgroup{directory}"),
+            own: own.to_string(),
+        }
+    }
+
+    fn unified_host() -> Vec<Hierarchy> {
+        vec![hierarchy("", "", "/user.slice")]
+    }
+
+    fn hybrid_host() -> Vec<Hierarchy> {
+        vec![
+            hierarchy("cpu,cpuacct", "/cpu,cpuacct", "/"),
+            hierarchy("name=systemd", "/systemd", "/init.scope"),
+            hierarchy("", "/unified", "/"),
+        ]
+    }
+
+    fn given(hierarchies: Vec<Hierarchy>, namespaces: Value, mount: Value) -> Given {
+        let mut mount = mount;
+        mount["destination"] = json!("/sys/fs/cgroup");
+        let mut given = Given::new(json!({"mounts": [mount], "linux": {"namespaces": namespaces}}));
+        given.facts.hierarchies = hierarchies;
+        given
+    }
+
+    fn planned(given: &Given, group: Option<&str>) -> Result<Steps> {
+        let mut steps = Steps::new(given.facts.authority);
+        mounts::plan(&given.request(), group.map(Path::new), &mut steps)?;
+        Ok(steps)
+    }
+
+    fn printed(steps: &Steps) -> Vec<String> {
+        steps.listed().iter().map(|step| print(&step.action, steps)).collect()
+    }
+
+    fn print(action: &Action, steps: &Steps) -> String {
+        let mount = match action {
+            Action::Mount(mount) => mount,
+            Action::Symlink { inside, to, .. } => {
+                return format!("{} -> {}", inside.to_string_lossy(), to.to_string_lossy());
+            }
+            other => panic!("{other:?}"),
+        };
+        let what = match &mount.what {
+            MountWhat::Filesystem { kind, parameters } => {
+                let mut words = vec![kind.to_string_lossy().into_owned()];
+                words.extend(parameters.iter().map(|parameter| match parameter {
+                    Parameter::Flag(key) => key.to_string_lossy().into_owned(),
+                    Parameter::Text(key, value) => {
+                        format!("{}={}", key.to_string_lossy(), value.to_string_lossy())
+                    }
+                }));
+                words.join(" ")
+            }
+            MountWhat::Tree { slot } => match steps.opened().iter().find(|(opened, _)| opened == slot) {
+                Some((_, Open::Tree { source, .. })) => source.to_string_lossy().into_owned(),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        let read_only = if mount.set & libc::MOUNT_ATTR_RDONLY != 0 { " ro" } else { "" };
+        format!("{what} on {}{read_only}", mount.inside.to_string_lossy())
+    }
+
+    const CGROUP: &str = "/sys/fs/cgroup";
+
+    #[test]
+    fn a_unified_host_mounts_one_filesystem() {
+        let mount = json!({"type": "cgroup", "source": "cgroup", "options": ["ro", "nsdelegate"]});
+        for namespaces in [json!([{"type": "cgroup"}]), json!([])] {
+            let steps = planned(&given(unified_host(), namespaces, mount.clone()), None).unwrap();
+            assert_eq!(printed(&steps), ["cgroup2 source=cgroup nsdelegate on /sys/fs/cgroup ro"]);
+        }
+    }
+
+    #[test]
+    fn a_user_namespace_without_a_cgroup_namespace_sees_the_hosts_tree() {
+        let mount = json!({"type": "cgroup"});
+        let given = given(unified_host(), json!([{"type": "user"}]), mount);
+        assert_eq!(printed(&planned(&given, Some("web")).unwrap()), [format!("{CGROUP} on {CGROUP}")]);
+    }
+
+    #[test]
+    fn cve_2023_25809_the_callers_groups_are_read_only() {
+        let mut given = given(unified_host(), json!([]), json!({"type": "cgroup", "options": ["rw", "rrw"]}));
+        given.facts.authority = Authority::NamespacedRoot;
+        let steps = planned(&given, Some("web")).unwrap();
+        assert_eq!(printed(&steps), [format!("{CGROUP} on {CGROUP} ro")]);
+        let Action::Mount(mount) = &steps.listed()[0].action else { panic!() };
+        assert_eq!(mount.set_recursive, libc::MOUNT_ATTR_RDONLY);
+        assert_eq!((mount.clear, mount.clear_recursive), (0, 0));
+    }
+
+    #[test]
+    fn without_a_namespace_the_groups_of_the_container_are_bound() {
+        let given = given(hybrid_host(), json!([]), json!({"type": "cgroup", "options": ["rw"]}));
+        assert_eq!(
+            printed(&planned(&given, Some("/engine/web")).unwrap()),
+            [
+                "tmpfs source=tmpfs mode=755 on /sys/fs/cgroup",
+                "/sys/fs/cgroup/cpu,cpuacct/engine/web on /sys/fs/cgroup/cpu,cpuacct",
+                "/sys/fs/cgroup/systemd/engine/web on /sys/fs/cgroup/systemd",
+                "/sys/fs/cgroup/unified/engine/web on /sys/fs/cgroup/unified",
+                "/sys/fs/cgroup/cpu -> cpu,cpuacct",
+                "/sys/fs/cgroup/cpuacct -> cpu,cpuacct",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_container_without_a_group_sees_the_runtimes() {
+        let given = given(hybrid_host(), json!([]), json!({"type": "cgroup"}));
+        assert_eq!(
+            printed(&planned(&given, None).unwrap())[2],
+            "/sys/fs/cgroup/systemd/init.scope on /sys/fs/cgroup/systemd"
+        );
+    }
+
+    #[test]
+    fn with_a_namespace_every_hierarchy_is_mounted_anew() {
+        let mount = json!({"type": "cgroup", "options": ["ro"]});
+        let given = given(hybrid_host(), json!([{"type": "cgroup"}]), mount);
+        let steps = planned(&given, Some("web")).unwrap();
+        assert_eq!(
+            printed(&steps)[..4],
+            [
+                "tmpfs source=tmpfs mode=755 on /sys/fs/cgroup",
+                "cgroup source=cgroup cpu cpuacct on /sys/fs/cgroup/cpu,cpuacct ro",
+                "cgroup source=cgroup none name=systemd on /sys/fs/cgroup/systemd ro",
+                "cgroup2 source=cgroup on /sys/fs/cgroup/unified ro",
+            ]
+        );
+        assert_eq!(steps.deferred().len(), 1, "the tmpfs, once the links are in it");
+    }
+
+    #[test]
+    fn every_mount_of_a_hierarchy_is_confined() {
+        let given = given(hybrid_host(), json!([]), json!({"type": "cgroup", "options": ["exec"]}));
+        for step in planned(&given, None).unwrap().listed() {
+            if let Action::Mount(mount) = &step.action {
+                assert_eq!(mount.set, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, "{mount:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hybrid_host_can_mount_the_unified_hierarchy_alone() {
+        let given = given(hybrid_host(), json!([]), json!({"type": "cgroup2", "source": "cgroup2"}));
+        assert_eq!(printed(&planned(&given, None).unwrap()), ["cgroup2 source=cgroup2 on /sys/fs/cgroup"]);
+    }
+
+    #[test]
+    fn impossible_cgroup_mounts_are_refused_by_place() {
+        let refusal = |hierarchies, mount| {
+            planned(&given(hierarchies, json!([]), mount), None).unwrap_err().to_string()
+        };
+        let mount = json!({"type": "cgroup", "options": ["ro", "nsdelegate"]});
+        assert_eq!(
+            refusal(hybrid_host(), mount.clone()),
+            "mounts[0].options[1]: \"nsdelegate\" is not an option of a mount of cgroup v1 hierarchies"
+        );
+        assert_eq!(refusal(Vec::new(), mount), "mounts[0]: no cgroup hierarchy is mounted on this host");
+        let legacy = hybrid_host()[..2].to_vec();
+        assert_eq!(
+            refusal(legacy, json!({"type": "cgroup2"})),
+            "mounts[0].type: this host has no cgroup v2 hierarchy"
+        );
+    }
 }

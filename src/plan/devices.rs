@@ -54,7 +54,7 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
     if binds_dev(request) {
         return Ok(());
     }
-    let overridden = |path| configured.iter().any(|device| device.path == *path);
+    let overridden = |path: &str| configured.iter().any(|device| device.path == path);
     let mut devices: Vec<Device> =
         DEFAULT.iter().filter(|(path, ..)| !overridden(path)).map(|&default| standard(default)).collect();
     devices.extend(configured);

@@ -333,3 +333,6 @@ fn resolve(explicit: &[ExplicitMapping], container: &[IdMapping], place: &str) -
     };
     explicit.iter().map(resolve_one).collect()
 }
+
+#[cfg(test)]
+mod tests;
