@@ -12,12 +12,12 @@ use super::namespaces::Place;
 use super::request::Request;
 use super::{
     Action, Enter, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities,
-    confinement, hooks, namespaces, process, rlimits, root, scheduling, sysctl,
+    confinement, devices, hooks, mounts, namespaces, process, rlimits, rootfs, scheduling, sysctl,
 };
 
 /// The birth of a container.
 pub fn birth(request: &Request) -> Result<Plan> {
-    let mut steps = Steps::new(request.facts.authority, When::Birth);
+    let mut steps = Steps::new(request.facts.authority);
     request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     order_of_birth(request, &mut steps).context("config.json")?;
     Ok(steps.finish())
@@ -25,7 +25,7 @@ pub fn birth(request: &Request) -> Result<Plan> {
 
 /// One more process in the container whose first process is `init_pid`.
 pub fn guest(request: &Request, process: &Process, init_pid: i32) -> Result<Plan> {
-    let mut steps = Steps::new(request.facts.authority, When::Every);
+    let mut steps = Steps::of_a_guest(request.facts.authority);
     request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     order_of_guest(request, process, init_pid, &mut steps)?;
     Ok(steps.finish())
@@ -51,7 +51,9 @@ fn order_of_birth(request: &Request, steps: &mut Steps) -> Result<()> {
     }
 
     // Everything inside is reached through the root's descriptor while the host's paths are still there.
-    root::plan(request, steps)?;
+    rootfs::plan(request, steps)?;
+    mounts::plan(request, None, steps)?;
+    devices::plan(request, steps)?;
     process::plan_terminal(request, process, steps)?;
     if !steps.outside.prestart.is_empty() || !steps.outside.create_runtime.is_empty() {
         steps.birth(Action::Report(Moment::Assembled));
@@ -62,8 +64,9 @@ fn order_of_birth(request: &Request, steps: &mut Steps) -> Result<()> {
     process::plan_directory(process, steps)?;
     // From here on nothing is made inside: first whole filesystems, then parts of them, then the root.
     steps.make_read_only();
-    root::plan_read_only(request, steps);
-    root::plan_entry(request, steps)?;
+    rootfs::plan_hidden_paths(request, steps)?;
+    rootfs::plan_read_only(request, steps);
+    rootfs::plan_entry(request, steps)?;
     sysctl::plan_names(request, steps)?;
     become_process(request, process, steps)
 }
@@ -173,7 +176,7 @@ pub struct Steps {
 }
 
 impl Steps {
-    pub fn new(authority: Authority, of: When) -> Steps {
+    pub fn new(authority: Authority) -> Steps {
         Steps {
             enter: Enter::default(),
             outside: Outside::default(),
@@ -185,8 +188,13 @@ impl Steps {
             trees_inside: Vec::new(),
             trees_come_at: 0,
             authority,
-            of,
+            of: When::Birth,
         }
+    }
+
+    /// Those of a container's first process alone are left out.
+    pub fn of_a_guest(authority: Authority) -> Steps {
+        Steps { of: When::Every, ..Steps::new(authority) }
     }
 
     pub fn is_birth(&self) -> bool {
@@ -264,5 +272,25 @@ impl Steps {
             cgroup: None,
             warnings: self.warnings,
         }
+    }
+}
+
+/// What planners added, for their tests.
+#[cfg(test)]
+impl Steps {
+    pub fn listed(&self) -> &[Step] {
+        &self.steps
+    }
+
+    pub fn opened(&self) -> &[(Slot, Open)] {
+        &self.open
+    }
+
+    pub fn opened_inside(&self) -> &[Action] {
+        &self.trees_inside
+    }
+
+    pub fn deferred(&self) -> &[Slot] {
+        &self.read_only_later
     }
 }

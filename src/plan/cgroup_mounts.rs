@@ -1,0 +1,342 @@
+//! Cgroup mounts: what `type: cgroup` means on this host's hierarchies.
+//!
+//! Runs outside. One hierarchy is one filesystem (v2); several are a tmpfs with a directory for each (v1, hybrid).
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail, ensure};
+
+use super::facts::{Authority, Hierarchy};
+use super::mounts::Planner;
+use super::namespaces::Place;
+use super::request::c_string;
+use super::steps::Steps;
+use super::{Action, Mount, MountWhat, Namespace, Parameter};
+
+const CONFINED: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+
+pub fn plan(planner: &Planner, kind: &str, steps: &mut Steps) -> Result<()> {
+    planner.refuse_idmap()?;
+    planner.refuse_copy_up()?;
+    let hierarchies = &planner.request.facts.hierarchies;
+    ensure!(!hierarchies.is_empty(), "{}: no cgroup hierarchy is mounted on this host", planner.place);
+    let unified = hierarchies.iter().find(|hierarchy| is_unified(hierarchy));
+    let only_unified = hierarchies.iter().all(is_unified);
+    match unified {
+        Some(unified) if only_unified || kind == "cgroup2" => plan_unified(planner, unified, steps),
+        None if kind == "cgroup2" => {
+            bail!("{}.type: this host has no cgroup v2 hierarchy", planner.place)
+        }
+        _ => plan_legacy(planner, steps),
+    }
+}
+
+fn is_unified(hierarchy: &Hierarchy) -> bool {
+    hierarchy.controllers.is_empty()
+}
+
+/// Whether the kernel shows the container's own group as the root of a new mount.
+fn has_namespace(planner: &Planner) -> bool {
+    planner.request.place(Namespace::Cgroup) != Place::Inherited
+}
+
+fn plan_unified(planner: &Planner, unified: &Hierarchy, steps: &mut Steps) -> Result<()> {
+    let options = &planner.options;
+    let mut parameters = Vec::new();
+    if let Some(source) = planner.entry.source().as_deref() {
+        parameters.push(Parameter::Text(c_string("source")?, path_string(source)?));
+    }
+    let filesystem = has_namespace(planner) || !planner.request.in_user_namespace();
+    let what = if filesystem {
+        parameters.extend(options.data.iter().map(|data| data.parameter.clone()));
+        MountWhat::Filesystem { kind: c"cgroup2".to_owned(), parameters }
+    } else {
+        // The host's tree, which a user namespace cannot mount anew.
+        planner.refuse_data("the host's cgroup tree")?;
+        let source = c_string(unified.mount_point.as_str())?;
+        MountWhat::Tree { slot: steps.tree(source, true, true, None) }
+    };
+    let mut mount = Mount::new(planner.inside()?, what).with_options(options);
+    if !filesystem && planner.request.facts.authority != Authority::Root {
+        // CVE-2023-25809: the caller's own groups are writable to the container's root.
+        make_read_only(&mut mount);
+    }
+    planner.add(mount, steps);
+    Ok(())
+}
+
+fn make_read_only(mount: &mut Mount) {
+    mount.set |= libc::MOUNT_ATTR_RDONLY;
+    mount.clear &= !libc::MOUNT_ATTR_RDONLY;
+    mount.set_recursive |= libc::MOUNT_ATTR_RDONLY;
+    mount.clear_recursive &= !libc::MOUNT_ATTR_RDONLY;
+}
+
+fn plan_legacy(planner: &Planner, steps: &mut Steps) -> Result<()> {
+    planner.refuse_data("a mount of cgroup v1 hierarchies")?;
+    let parameters = vec![
+        Parameter::Text(c"source".to_owned(), c"tmpfs".to_owned()),
+        Parameter::Text(c"mode".to_owned(), c"755".to_owned()),
+    ];
+    let tmpfs = MountWhat::Filesystem { kind: c"tmpfs".to_owned(), parameters };
+    let mut directory = Mount::new(planner.inside()?, tmpfs).with_options(&planner.options);
+    confine(&mut directory);
+    directory.read_only_later(steps);
+    planner.add(directory, steps);
+    for hierarchy in &planner.request.facts.hierarchies {
+        plan_hierarchy(planner, hierarchy, steps)?;
+    }
+    for hierarchy in &planner.request.facts.hierarchies {
+        plan_links(planner, hierarchy, steps)?;
+    }
+    Ok(())
+}
+
+/// One hierarchy in its own directory, named as on the host.
+fn plan_hierarchy(planner: &Planner, hierarchy: &Hierarchy, steps: &mut Steps) -> Result<()> {
+    let what = if has_namespace(planner) {
+        new_hierarchy(hierarchy)?
+    } else {
+        let source = path_string(&own_group(planner, hierarchy))?;
+        MountWhat::Tree { slot: steps.tree(source, true, true, None) }
+    };
+    let inside = c_string(format!("{}/{}", planner.destination, directory_name(hierarchy)))?;
+    let mut mount = Mount::new(inside, what).with_options(&planner.options);
+    confine(&mut mount);
+    planner.add(mount, steps);
+    Ok(())
+}
+
+/// Controllers that share a hierarchy are each found by their own name too.
+fn plan_links(planner: &Planner, hierarchy: &Hierarchy, steps: &mut Steps) -> Result<()> {
+    let directory = directory_name(hierarchy);
+    let controllers = hierarchy.controllers.split(',');
+    for controller in controllers.filter(|name| !name.is_empty() && !name.contains('=')) {
+        if controller != directory {
+            let inside = c_string(format!("{}/{controller}", planner.destination))?;
+            steps.birth(Action::Symlink { inside, to: c_string(directory)?, replace: false });
+        }
+    }
+    Ok(())
+}
+
+fn confine(mount: &mut Mount) {
+    mount.set |= CONFINED & !mount.clear;
+}
+
+/// As mount(8) would be asked: `cpu,cpuacct`, or `none,name=systemd`.
+fn new_hierarchy(hierarchy: &Hierarchy) -> Result<MountWhat> {
+    let source = Parameter::Text(c"source".to_owned(), c"cgroup".to_owned());
+    if is_unified(hierarchy) {
+        return Ok(MountWhat::Filesystem { kind: c"cgroup2".to_owned(), parameters: vec![source] });
+    }
+    let mut parameters = vec![source];
+    for word in hierarchy.controllers.split(',') {
+        match word.split_once('=') {
+            None => parameters.push(Parameter::Flag(c_string(word)?)),
+            Some((key, value)) => {
+                parameters.push(Parameter::Flag(c"none".to_owned()));
+                parameters.push(Parameter::Text(c_string(key)?, c_string(value)?));
+            }
+        }
+    }
+    Ok(MountWhat::Filesystem { kind: c"cgroup".to_owned(), parameters })
+}
+
+/// The container's group on the host; where it has none, the runtime's.
+fn own_group(planner: &Planner, hierarchy: &Hierarchy) -> PathBuf {
+    let group = planner.group.unwrap_or(Path::new(&hierarchy.own));
+    let group = group.strip_prefix("/").unwrap_or(group);
+    Path::new(&hierarchy.mount_point).join(group)
+}
+
+fn directory_name(hierarchy: &Hierarchy) -> &str {
+    let name = hierarchy.mount_point.rsplit('/').find(|name| !name.is_empty());
+    name.unwrap_or(&hierarchy.controllers)
+}
+
+fn path_string(path: &Path) -> Result<CString> {
+    c_string(path.as_os_str().as_encoded_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::Given;
+    use super::super::{Open, mounts};
+    use super::*;
+
+    fn hierarchy(controllers: &str, directory: &str, own: &str) -> Hierarchy {
+        Hierarchy {
+            controllers: controllers.to_string(),
+            mount_point: format!("/sys/fs/cgroup{directory}"),
+            own: own.to_string(),
+        }
+    }
+
+    fn unified_host() -> Vec<Hierarchy> {
+        vec![hierarchy("", "", "/user.slice")]
+    }
+
+    fn hybrid_host() -> Vec<Hierarchy> {
+        vec![
+            hierarchy("cpu,cpuacct", "/cpu,cpuacct", "/"),
+            hierarchy("name=systemd", "/systemd", "/init.scope"),
+            hierarchy("", "/unified", "/"),
+        ]
+    }
+
+    fn given(hierarchies: Vec<Hierarchy>, namespaces: Value, mount: Value) -> Given {
+        let mut mount = mount;
+        mount["destination"] = json!("/sys/fs/cgroup");
+        let mut given = Given::new(json!({"mounts": [mount], "linux": {"namespaces": namespaces}}));
+        given.facts.hierarchies = hierarchies;
+        given
+    }
+
+    fn planned(given: &Given, group: Option<&str>) -> Result<Steps> {
+        let mut steps = Steps::new(given.facts.authority);
+        mounts::plan(&given.request(), group.map(Path::new), &mut steps)?;
+        Ok(steps)
+    }
+
+    fn printed(steps: &Steps) -> Vec<String> {
+        steps.listed().iter().map(|step| print(&step.action, steps)).collect()
+    }
+
+    fn print(action: &Action, steps: &Steps) -> String {
+        let mount = match action {
+            Action::Mount(mount) => mount,
+            Action::Symlink { inside, to, .. } => {
+                return format!("{} -> {}", inside.to_string_lossy(), to.to_string_lossy());
+            }
+            other => panic!("{other:?}"),
+        };
+        let what = match &mount.what {
+            MountWhat::Filesystem { kind, parameters } => {
+                let mut words = vec![kind.to_string_lossy().into_owned()];
+                words.extend(parameters.iter().map(|parameter| match parameter {
+                    Parameter::Flag(key) => key.to_string_lossy().into_owned(),
+                    Parameter::Text(key, value) => {
+                        format!("{}={}", key.to_string_lossy(), value.to_string_lossy())
+                    }
+                }));
+                words.join(" ")
+            }
+            MountWhat::Tree { slot } => match steps.opened().iter().find(|(opened, _)| opened == slot) {
+                Some((_, Open::Tree { source, .. })) => source.to_string_lossy().into_owned(),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        };
+        let read_only = if mount.set & libc::MOUNT_ATTR_RDONLY != 0 { " ro" } else { "" };
+        format!("{what} on {}{read_only}", mount.inside.to_string_lossy())
+    }
+
+    const CGROUP: &str = "/sys/fs/cgroup";
+
+    #[test]
+    fn a_unified_host_mounts_one_filesystem() {
+        let mount = json!({"type": "cgroup", "source": "cgroup", "options": ["ro", "nsdelegate"]});
+        for namespaces in [json!([{"type": "cgroup"}]), json!([])] {
+            let steps = planned(&given(unified_host(), namespaces, mount.clone()), None).unwrap();
+            assert_eq!(printed(&steps), ["cgroup2 source=cgroup nsdelegate on /sys/fs/cgroup ro"]);
+        }
+    }
+
+    #[test]
+    fn a_user_namespace_without_a_cgroup_namespace_sees_the_hosts_tree() {
+        let mount = json!({"type": "cgroup"});
+        let given = given(unified_host(), json!([{"type": "user"}]), mount);
+        assert_eq!(printed(&planned(&given, Some("web")).unwrap()), [format!("{CGROUP} on {CGROUP}")]);
+    }
+
+    #[test]
+    fn cve_2023_25809_the_callers_groups_are_read_only() {
+        let mut given = given(unified_host(), json!([]), json!({"type": "cgroup", "options": ["rw", "rrw"]}));
+        given.facts.authority = Authority::NamespacedRoot;
+        let steps = planned(&given, Some("web")).unwrap();
+        assert_eq!(printed(&steps), [format!("{CGROUP} on {CGROUP} ro")]);
+        let Action::Mount(mount) = &steps.listed()[0].action else { panic!() };
+        assert_eq!(mount.set_recursive, libc::MOUNT_ATTR_RDONLY);
+        assert_eq!((mount.clear, mount.clear_recursive), (0, 0));
+    }
+
+    #[test]
+    fn without_a_namespace_the_groups_of_the_container_are_bound() {
+        let given = given(hybrid_host(), json!([]), json!({"type": "cgroup", "options": ["rw"]}));
+        assert_eq!(
+            printed(&planned(&given, Some("/engine/web")).unwrap()),
+            [
+                "tmpfs source=tmpfs mode=755 on /sys/fs/cgroup",
+                "/sys/fs/cgroup/cpu,cpuacct/engine/web on /sys/fs/cgroup/cpu,cpuacct",
+                "/sys/fs/cgroup/systemd/engine/web on /sys/fs/cgroup/systemd",
+                "/sys/fs/cgroup/unified/engine/web on /sys/fs/cgroup/unified",
+                "/sys/fs/cgroup/cpu -> cpu,cpuacct",
+                "/sys/fs/cgroup/cpuacct -> cpu,cpuacct",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_container_without_a_group_sees_the_runtimes() {
+        let given = given(hybrid_host(), json!([]), json!({"type": "cgroup"}));
+        assert_eq!(
+            printed(&planned(&given, None).unwrap())[2],
+            "/sys/fs/cgroup/systemd/init.scope on /sys/fs/cgroup/systemd"
+        );
+    }
+
+    #[test]
+    fn with_a_namespace_every_hierarchy_is_mounted_anew() {
+        let mount = json!({"type": "cgroup", "options": ["ro"]});
+        let given = given(hybrid_host(), json!([{"type": "cgroup"}]), mount);
+        let steps = planned(&given, Some("web")).unwrap();
+        assert_eq!(
+            printed(&steps)[..4],
+            [
+                "tmpfs source=tmpfs mode=755 on /sys/fs/cgroup",
+                "cgroup source=cgroup cpu cpuacct on /sys/fs/cgroup/cpu,cpuacct ro",
+                "cgroup source=cgroup none name=systemd on /sys/fs/cgroup/systemd ro",
+                "cgroup2 source=cgroup on /sys/fs/cgroup/unified ro",
+            ]
+        );
+        assert_eq!(steps.deferred().len(), 1, "the tmpfs, once the links are in it");
+    }
+
+    #[test]
+    fn every_mount_of_a_hierarchy_is_confined() {
+        let given = given(hybrid_host(), json!([]), json!({"type": "cgroup", "options": ["exec"]}));
+        for step in planned(&given, None).unwrap().listed() {
+            if let Action::Mount(mount) = &step.action {
+                assert_eq!(mount.set, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, "{mount:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hybrid_host_can_mount_the_unified_hierarchy_alone() {
+        let given = given(hybrid_host(), json!([]), json!({"type": "cgroup2", "source": "cgroup2"}));
+        assert_eq!(printed(&planned(&given, None).unwrap()), ["cgroup2 source=cgroup2 on /sys/fs/cgroup"]);
+    }
+
+    #[test]
+    fn impossible_cgroup_mounts_are_refused_by_place() {
+        let refusal = |hierarchies, mount| {
+            planned(&given(hierarchies, json!([]), mount), None).unwrap_err().to_string()
+        };
+        let mount = json!({"type": "cgroup", "options": ["ro", "nsdelegate"]});
+        assert_eq!(
+            refusal(hybrid_host(), mount.clone()),
+            "mounts[0].options[1]: \"nsdelegate\" is not an option of a mount of cgroup v1 hierarchies"
+        );
+        assert_eq!(refusal(Vec::new(), mount), "mounts[0]: no cgroup hierarchy is mounted on this host");
+        let legacy = hybrid_host()[..2].to_vec();
+        assert_eq!(
+            refusal(legacy, json!({"type": "cgroup2"})),
+            "mounts[0].type: this host has no cgroup v2 hierarchy"
+        );
+    }
+}
