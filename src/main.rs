@@ -1,2 +1,5 @@
+mod host;
 mod plan;
+mod sys;
+
 fn main() {}

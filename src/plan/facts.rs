@@ -2,6 +2,8 @@
 //!
 //! Runs outside. The only file of `plan/` besides `bundle.rs` that looks at the world. Decides nothing.
 
+pub mod cgroup;
+
 /// Whose rights the runtime has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authority {

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use limits::Limits;
 use seccomp::Filter;
 
+pub mod cgroup;
+pub mod device_rules;
 pub mod facts;
 pub mod limits;
 pub mod request;
