@@ -1,3 +1,0 @@
-//! Replaced on the seccomp branch.
-#[derive(Debug, Default)]
-pub struct Filter;
