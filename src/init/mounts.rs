@@ -79,11 +79,8 @@ impl Init<'_> {
             copy::tree(target.as_fd(), detached.as_fd())?;
         }
         if plan.set_recursive != 0 || plan.clear_recursive != 0 {
-            let attributes = Attributes {
-                set: plan.set_recursive,
-                clear: plan.clear_recursive,
-                ..Attributes::default()
-            };
+            let attributes =
+                Attributes { set: plan.set_recursive, clear: plan.clear_recursive, ..Attributes::default() };
             mount::set_attributes(detached.as_fd(), &attributes, Depth::Recursive)?;
         }
         mount::attach(detached.as_fd(), target.as_fd())?;
@@ -105,7 +102,8 @@ impl Init<'_> {
         }
         let one = Attributes { set: plan.set, clear: plan.clear, ..Attributes::default() };
         mount::set_attributes(target.as_fd(), &one, Depth::One)?;
-        let all = Attributes { set: plan.set_recursive, clear: plan.clear_recursive, ..Attributes::default() };
+        let all =
+            Attributes { set: plan.set_recursive, clear: plan.clear_recursive, ..Attributes::default() };
         Ok(mount::set_attributes(target.as_fd(), &all, Depth::Recursive)?)
     }
 

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use super::cgroup::CgroupLayout;
+
 /// The oldest Linux with everything that corten relies on: openat2, clone3 into a cgroup, setns by pidfd,
 /// close_range, mount_setattr, idmapped mounts, cgroup.kill.
 const OLDEST_KERNEL: (u32, u32) = (5, 14);
@@ -51,6 +53,7 @@ pub struct Facts {
     pub apparmor: bool,
     pub selinux: bool,
     pub hierarchies: Vec<Hierarchy>,
+    pub cgroup: CgroupLayout,
 }
 
 impl Facts {
@@ -83,6 +86,7 @@ impl Facts {
             apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == b"Y\n"),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             hierarchies: Vec::new(),
+            cgroup: cgroup::layout(Path::new("/sys/fs/cgroup"))?,
         })
     }
 }

@@ -9,6 +9,7 @@
 use std::ffi::CString;
 use std::path::PathBuf;
 
+use cgroup::CgroupLayout;
 use limits::Limits;
 use seccomp::Filter;
 
@@ -69,6 +70,8 @@ pub struct Outside {
 /// A control group to be made, and its limits.
 #[derive(Debug)]
 pub struct GroupPlan {
+    /// The hierarchies to make it on.
+    pub layout: CgroupLayout,
     /// Relative to the mount point of every hierarchy, without a leading slash.
     pub path: PathBuf,
     pub limits: Limits,

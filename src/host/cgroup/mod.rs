@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use crate::plan::cgroup::{CgroupLayout, Hierarchy, Location, Place};
+use crate::plan::GroupPlan;
+use crate::plan::cgroup::{Hierarchy, Location, Place};
 use crate::plan::limits::Limits;
 use group::{Group, Root};
 
@@ -51,8 +52,9 @@ pub trait Cgroup {
     fn location(&self) -> Location;
 }
 
-/// A group that may not exist yet. Looks what is there already, so that removal knows what is not ours.
-pub fn open(layout: &CgroupLayout, path: &Path) -> Result<Box<dyn Cgroup>> {
+/// The group of a container that does not exist yet. Looks what is there already, and is not ours to remove.
+pub fn place(plan: &GroupPlan) -> Result<Box<dyn Cgroup>> {
+    let GroupPlan { layout, path, .. } = plan;
     let root = Root::open(&layout.root)?;
     let survey = |hierarchy: &Hierarchy| -> Result<Place> {
         let found = root.survey(&hierarchy.directory, path)?;

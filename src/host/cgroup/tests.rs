@@ -3,14 +3,21 @@
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use oci_spec::runtime::LinuxResources;
 use tempfile::TempDir;
 
 use super::*;
+use crate::plan::cgroup::CgroupLayout;
 use crate::plan::facts::{self, Authority};
 use crate::plan::limits;
+
+fn open(layout: &CgroupLayout, path: &str) -> Box<dyn Cgroup> {
+    let plan = GroupPlan { layout: layout.clone(), path: path.into(), limits: Limits::default() };
+    place(&plan).unwrap()
+}
 
 /// A layout in a directory, whose groups exist with these files in them.
 struct Fake {
@@ -28,6 +35,7 @@ impl Fake {
             .map(|name| Hierarchy {
                 controllers: name.split(',').map(String::from).collect(),
                 directory: name.into(),
+                own: String::new(),
             })
             .collect();
         let layout = CgroupLayout { root: directory.path().to_owned(), v1, v2: None };
@@ -39,6 +47,7 @@ impl Fake {
         let hierarchy = Hierarchy {
             controllers: controllers.split(' ').map(String::from).collect(),
             directory: PathBuf::new(),
+            own: String::new(),
         };
         let layout = CgroupLayout { root: directory.path().to_owned(), v1: vec![], v2: Some(hierarchy) };
         Fake { directory, layout }
@@ -57,7 +66,7 @@ impl Fake {
     }
 
     fn open(&self) -> Box<dyn Cgroup> {
-        open(&self.layout, Path::new(PATH)).unwrap()
+        open(&self.layout, PATH)
     }
 
     fn limits(&self, json: &str) -> Limits {
@@ -114,7 +123,7 @@ struct Temporary {
 impl Temporary {
     fn new(layout: &CgroupLayout, name: &str) -> Temporary {
         let path = format!("corten-test-{name}-{}", std::process::id());
-        let mut cgroup = open(layout, Path::new(&path)).unwrap();
+        let mut cgroup = open(layout, &path);
         cgroup.create().unwrap();
         Temporary { layout: layout.clone(), cgroup }
     }
