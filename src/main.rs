@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "the commands are not wired yet")]
 
 mod cli;
+mod host;
 mod init;
 mod log;
 mod plan;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 
-use super::facts::{Authority, Hierarchy};
+use super::cgroup::CgroupLayout;
+use super::facts::Authority;
 use super::mounts::Planner;
 use super::namespaces::Place;
 use super::request::c_string;
@@ -16,10 +17,19 @@ use super::{Action, Mount, MountWhat, Namespace, Parameter};
 
 const CONFINED: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 
+/// One hierarchy as a mount would show it.
+struct Hierarchy {
+    /// Empty for the unified one, whose controllers are not asked for by name.
+    controllers: Vec<String>,
+    mount_point: PathBuf,
+    /// The runtime's own group.
+    own: String,
+}
+
 pub fn plan(planner: &Planner, kind: &str, steps: &mut Steps) -> Result<()> {
     planner.refuse_idmap()?;
     planner.refuse_copy_up()?;
-    let hierarchies = &planner.request.facts.hierarchies;
+    let hierarchies = &hierarchies(&planner.request.facts.cgroup);
     ensure!(!hierarchies.is_empty(), "{}: no cgroup hierarchy is mounted on this host", planner.place);
     let unified = hierarchies.iter().find(|hierarchy| is_unified(hierarchy));
     let only_unified = hierarchies.iter().all(is_unified);
@@ -28,8 +38,22 @@ pub fn plan(planner: &Planner, kind: &str, steps: &mut Steps) -> Result<()> {
         None if kind == "cgroup2" => {
             bail!("{}.type: this host has no cgroup v2 hierarchy", planner.place)
         }
-        _ => plan_legacy(planner, steps),
+        _ => plan_legacy(planner, hierarchies, steps),
     }
+}
+
+fn hierarchies(layout: &CgroupLayout) -> Vec<Hierarchy> {
+    let legacy = layout.v1.iter().map(|hierarchy| Hierarchy {
+        controllers: hierarchy.controllers.clone(),
+        mount_point: layout.mount_point(hierarchy),
+        own: hierarchy.own.clone(),
+    });
+    let unified = layout.v2.iter().map(|hierarchy| Hierarchy {
+        controllers: Vec::new(),
+        mount_point: layout.mount_point(hierarchy),
+        own: hierarchy.own.clone(),
+    });
+    legacy.chain(unified).collect()
 }
 
 fn is_unified(hierarchy: &Hierarchy) -> bool {
@@ -54,7 +78,7 @@ fn plan_unified(planner: &Planner, unified: &Hierarchy, steps: &mut Steps) -> Re
     } else {
         // The host's tree, which a user namespace cannot mount anew.
         planner.refuse_data("the host's cgroup tree")?;
-        let source = c_string(unified.mount_point.as_str())?;
+        let source = path_string(&unified.mount_point)?;
         MountWhat::Tree { slot: steps.tree(source, true, true, None) }
     };
     let mut mount = Mount::new(planner.inside()?, what).with_options(options);
@@ -73,7 +97,7 @@ fn make_read_only(mount: &mut Mount) {
     mount.clear_recursive &= !libc::MOUNT_ATTR_RDONLY;
 }
 
-fn plan_legacy(planner: &Planner, steps: &mut Steps) -> Result<()> {
+fn plan_legacy(planner: &Planner, hierarchies: &[Hierarchy], steps: &mut Steps) -> Result<()> {
     planner.refuse_data("a mount of cgroup v1 hierarchies")?;
     let parameters = vec![
         Parameter::Text(c"source".to_owned(), c"tmpfs".to_owned()),
@@ -84,10 +108,10 @@ fn plan_legacy(planner: &Planner, steps: &mut Steps) -> Result<()> {
     confine(&mut directory);
     directory.read_only_later(steps);
     planner.add(directory, steps);
-    for hierarchy in &planner.request.facts.hierarchies {
+    for hierarchy in hierarchies {
         plan_hierarchy(planner, hierarchy, steps)?;
     }
-    for hierarchy in &planner.request.facts.hierarchies {
+    for hierarchy in hierarchies {
         plan_links(planner, hierarchy, steps)?;
     }
     Ok(())
@@ -101,7 +125,7 @@ fn plan_hierarchy(planner: &Planner, hierarchy: &Hierarchy, steps: &mut Steps) -
         let source = path_string(&own_group(planner, hierarchy))?;
         MountWhat::Tree { slot: steps.tree(source, true, true, None) }
     };
-    let inside = c_string(format!("{}/{}", planner.destination, directory_name(hierarchy)))?;
+    let inside = c_string(format!("{}/{}", planner.destination, hierarchy.directory_name()))?;
     let mut mount = Mount::new(inside, what).with_options(&planner.options);
     confine(&mut mount);
     planner.add(mount, steps);
@@ -110,12 +134,12 @@ fn plan_hierarchy(planner: &Planner, hierarchy: &Hierarchy, steps: &mut Steps) -
 
 /// Controllers that share a hierarchy are each found by their own name too.
 fn plan_links(planner: &Planner, hierarchy: &Hierarchy, steps: &mut Steps) -> Result<()> {
-    let directory = directory_name(hierarchy);
-    let controllers = hierarchy.controllers.split(',');
-    for controller in controllers.filter(|name| !name.is_empty() && !name.contains('=')) {
-        if controller != directory {
+    let directory = hierarchy.directory_name();
+    for controller in hierarchy.controllers.iter().filter(|name| !name.contains('=')) {
+        if *controller != directory {
             let inside = c_string(format!("{}/{controller}", planner.destination))?;
-            steps.birth(Action::Symlink { inside, to: c_string(directory)?, replace: false });
+            let to = c_string(directory.as_str())?;
+            steps.birth(Action::Symlink { inside, to, replace: false });
         }
     }
     Ok(())
@@ -132,9 +156,9 @@ fn new_hierarchy(hierarchy: &Hierarchy) -> Result<MountWhat> {
         return Ok(MountWhat::Filesystem { kind: c"cgroup2".to_owned(), parameters: vec![source] });
     }
     let mut parameters = vec![source];
-    for word in hierarchy.controllers.split(',') {
+    for word in &hierarchy.controllers {
         match word.split_once('=') {
-            None => parameters.push(Parameter::Flag(c_string(word)?)),
+            None => parameters.push(Parameter::Flag(c_string(word.as_str())?)),
             Some((key, value)) => {
                 parameters.push(Parameter::Flag(c"none".to_owned()));
                 parameters.push(Parameter::Text(c_string(key)?, c_string(value)?));
@@ -147,13 +171,14 @@ fn new_hierarchy(hierarchy: &Hierarchy) -> Result<MountWhat> {
 /// The container's group on the host; where it has none, the runtime's.
 fn own_group(planner: &Planner, hierarchy: &Hierarchy) -> PathBuf {
     let group = planner.group.unwrap_or(Path::new(&hierarchy.own));
-    let group = group.strip_prefix("/").unwrap_or(group);
-    Path::new(&hierarchy.mount_point).join(group)
+    hierarchy.mount_point.join(group.strip_prefix("/").unwrap_or(group))
 }
 
-fn directory_name(hierarchy: &Hierarchy) -> &str {
-    let name = hierarchy.mount_point.rsplit('/').find(|name| !name.is_empty());
-    name.unwrap_or(&hierarchy.controllers)
+impl Hierarchy {
+    fn directory_name(&self) -> String {
+        let name = self.mount_point.file_name();
+        name.map_or(self.controllers.join(","), |name| name.to_string_lossy().into_owned())
+    }
 }
 
 fn path_string(path: &Path) -> Result<CString> {
@@ -165,34 +190,32 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::testing::Given;
-    use super::super::{Open, mounts};
+    use super::super::{Open, cgroup, mounts};
     use super::*;
 
-    fn hierarchy(controllers: &str, directory: &str, own: &str) -> Hierarchy {
-        Hierarchy {
-            controllers: controllers.to_string(),
-            mount_point: format!("/sys/fs/cgroup{directory}"),
-            own: own.to_string(),
-        }
+    fn unified_host() -> CgroupLayout {
+        let v2 = Some(hierarchy(&["cpu", "memory"], "", "/user.slice"));
+        CgroupLayout { root: CGROUP.into(), v1: Vec::new(), v2 }
     }
 
-    fn unified_host() -> Vec<Hierarchy> {
-        vec![hierarchy("", "", "/user.slice")]
+    fn hybrid_host() -> CgroupLayout {
+        let v1 = vec![
+            hierarchy(&["cpu", "cpuacct"], "cpu,cpuacct", "/"),
+            hierarchy(&["name=systemd"], "systemd", "/init.scope"),
+        ];
+        CgroupLayout { root: CGROUP.into(), v1, v2: Some(hierarchy(&[], "unified", "/")) }
     }
 
-    fn hybrid_host() -> Vec<Hierarchy> {
-        vec![
-            hierarchy("cpu,cpuacct", "/cpu,cpuacct", "/"),
-            hierarchy("name=systemd", "/systemd", "/init.scope"),
-            hierarchy("", "/unified", "/"),
-        ]
+    fn hierarchy(controllers: &[&str], directory: &str, own: &str) -> cgroup::Hierarchy {
+        let controllers = controllers.iter().map(|name| name.to_string()).collect();
+        cgroup::Hierarchy { controllers, directory: directory.into(), own: own.into() }
     }
 
-    fn given(hierarchies: Vec<Hierarchy>, namespaces: Value, mount: Value) -> Given {
+    fn given(host: CgroupLayout, namespaces: Value, mount: Value) -> Given {
         let mut mount = mount;
         mount["destination"] = json!("/sys/fs/cgroup");
         let mut given = Given::new(json!({"mounts": [mount], "linux": {"namespaces": namespaces}}));
-        given.facts.hierarchies = hierarchies;
+        given.facts.cgroup = host;
         given
     }
 
@@ -268,7 +291,7 @@ mod tests {
     fn without_a_namespace_the_groups_of_the_container_are_bound() {
         let given = given(hybrid_host(), json!([]), json!({"type": "cgroup", "options": ["rw"]}));
         assert_eq!(
-            printed(&planned(&given, Some("/engine/web")).unwrap()),
+            printed(&planned(&given, Some("engine/web")).unwrap()),
             [
                 "tmpfs source=tmpfs mode=755 on /sys/fs/cgroup",
                 "/sys/fs/cgroup/cpu,cpuacct/engine/web on /sys/fs/cgroup/cpu,cpuacct",
@@ -324,16 +347,17 @@ mod tests {
 
     #[test]
     fn impossible_cgroup_mounts_are_refused_by_place() {
-        let refusal = |hierarchies, mount| {
-            planned(&given(hierarchies, json!([]), mount), None).unwrap_err().to_string()
-        };
+        let refusal = |host, mount| planned(&given(host, json!([]), mount), None).unwrap_err().to_string();
         let mount = json!({"type": "cgroup", "options": ["ro", "nsdelegate"]});
         assert_eq!(
             refusal(hybrid_host(), mount.clone()),
             "mounts[0].options[1]: \"nsdelegate\" is not an option of a mount of cgroup v1 hierarchies"
         );
-        assert_eq!(refusal(Vec::new(), mount), "mounts[0]: no cgroup hierarchy is mounted on this host");
-        let legacy = hybrid_host()[..2].to_vec();
+        assert_eq!(
+            refusal(CgroupLayout::default(), mount),
+            "mounts[0]: no cgroup hierarchy is mounted on this host"
+        );
+        let legacy = CgroupLayout { v2: None, ..hybrid_host() };
         assert_eq!(
             refusal(legacy, json!({"type": "cgroup2"})),
             "mounts[0].type: this host has no cgroup v2 hierarchy"

@@ -9,13 +9,16 @@
 use std::ffi::CString;
 use std::path::PathBuf;
 
+use cgroup::CgroupLayout;
 use limits::Limits;
 use seccomp::Filter;
 
 pub mod bundle;
 pub mod capabilities;
+pub mod cgroup;
 pub mod cgroup_mounts;
 pub mod confinement;
+pub mod device_rules;
 pub mod devices;
 pub mod facts;
 pub mod filesystem;
@@ -79,6 +82,8 @@ pub struct Outside {
 /// A control group to be made, and its limits.
 #[derive(Debug)]
 pub struct GroupPlan {
+    /// The hierarchies to make it on.
+    pub layout: CgroupLayout,
     /// Relative to the mount point of every hierarchy, without a leading slash.
     pub path: PathBuf,
     pub limits: Limits,

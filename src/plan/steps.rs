@@ -11,8 +11,9 @@ use super::facts::Authority;
 use super::namespaces::Place;
 use super::request::Request;
 use super::{
-    Action, Enter, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities,
-    confinement, devices, hooks, mounts, namespaces, process, rlimits, rootfs, scheduling, sysctl,
+    Action, Enter, GroupPlan, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When,
+    capabilities, cgroup, confinement, devices, hooks, mounts, namespaces, process, rlimits, rootfs,
+    scheduling, sysctl,
 };
 
 /// The birth of a container.
@@ -36,6 +37,7 @@ fn order_of_birth(request: &Request, steps: &mut Steps) -> Result<()> {
     let process = request.spec.process().as_ref().context("process: missing")?;
     hooks::plan_outside(request, steps)?;
     steps.outside.oom_score_adj = process.oom_score_adj();
+    steps.cgroup = cgroup::plan(*request)?;
 
     arrive(steps);
     namespaces::plan(request, steps)?;
@@ -52,7 +54,8 @@ fn order_of_birth(request: &Request, steps: &mut Steps) -> Result<()> {
 
     // Everything inside is reached through the root's descriptor while the host's paths are still there.
     rootfs::plan(request, steps)?;
-    mounts::plan(request, None, steps)?;
+    let group = steps.cgroup.as_ref().map(|group| group.path.clone());
+    mounts::plan(request, group.as_deref(), steps)?;
     devices::plan(request, steps)?;
     process::plan_terminal(request, process, steps)?;
     if !steps.outside.prestart.is_empty() || !steps.outside.create_runtime.is_empty() {
@@ -160,6 +163,7 @@ fn check_support(request: &Request) -> Result<()> {
 pub struct Steps {
     pub enter: Enter,
     pub outside: Outside,
+    cgroup: Option<GroupPlan>,
     open: Vec<(Slot, Open)>,
     slots: usize,
     steps: Vec<Step>,
@@ -180,6 +184,7 @@ impl Steps {
         Steps {
             enter: Enter::default(),
             outside: Outside::default(),
+            cgroup: None,
             open: Vec::new(),
             slots: 0,
             steps: Vec::new(),
@@ -269,7 +274,7 @@ impl Steps {
             enter: self.enter,
             steps: self.steps,
             outside: self.outside,
-            cgroup: None,
+            cgroup: self.cgroup,
             warnings: self.warnings,
         }
     }
