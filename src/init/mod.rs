@@ -3,6 +3,9 @@
 //! Runs inside, from the clone to execve(2). Executes only: it parses nothing, looks nothing up and decides nothing
 //! that a plan could have decided. On the first error it says which step and errno, and is gone.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
+#![deny(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
 mod confine;
 mod copy;
 mod devices;
@@ -154,6 +157,7 @@ impl<'a> Init<'a> {
             Action::Umask { mask } => process::umask(*mask),
             Action::Capabilities(sets) => process::capabilities(sets),
             Action::WorkingDirectory { path } => process::working_directory(path),
+            Action::Home { uid } => self.home(*uid),
             Action::FindExecutable { candidates } => self.find_executable(candidates),
             Action::WaitStart => self.wait_start(),
             Action::Exec { .. } => self.execute(),

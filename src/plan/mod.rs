@@ -4,6 +4,8 @@
 //! `facts.rs` are the two that look at the world. `init/` walks [`Step`]s and `launch/` does the rest;
 //! neither parses, looks up or validates.
 
+#![deny(clippy::disallowed_methods)]
+
 use std::ffi::CString;
 use std::path::PathBuf;
 
@@ -13,18 +15,26 @@ use seccomp::Filter;
 pub mod bundle;
 pub mod capabilities;
 pub mod cgroup_mounts;
+pub mod confinement;
 pub mod devices;
 pub mod facts;
 pub mod filesystem;
+pub mod guest;
+pub mod hidden_paths;
+pub mod hooks;
 pub mod idmap;
 pub mod limits;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+pub mod process;
 pub mod request;
-pub mod rootfs;
+pub mod rlimits;
+pub mod root;
+pub mod scheduling;
 pub mod seccomp;
 pub mod steps;
+pub mod sysctl;
 #[cfg(test)]
 mod testing;
 
@@ -319,6 +329,10 @@ pub enum Action {
     /// chdir(2), and see that the place is below the root (CVE-2024-21626).
     WorkingDirectory {
         path: CString,
+    },
+    /// Add `HOME` to the environment: what `/etc/passwd` inside says about `uid`, else `/`.
+    Home {
+        uid: u32,
     },
     /// Find the first candidate that can be executed.
     FindExecutable {
