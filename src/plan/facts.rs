@@ -11,6 +11,8 @@ use anyhow::{Context, Result, ensure};
 /// close_range, mount_setattr, idmapped mounts, cgroup.kill.
 const OLDEST_KERNEL: (u32, u32) = (5, 14);
 
+pub mod cgroup;
+
 /// Whose rights the runtime has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authority {

@@ -14,6 +14,8 @@ use seccomp::Filter;
 
 pub mod bundle;
 pub mod capabilities;
+pub mod cgroup;
+pub mod device_rules;
 pub mod facts;
 pub mod idmap;
 pub mod limits;
