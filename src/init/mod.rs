@@ -157,6 +157,7 @@ impl<'a> Init<'a> {
             Action::Umask { mask } => process::umask(*mask),
             Action::Capabilities(sets) => process::capabilities(sets),
             Action::WorkingDirectory { path } => process::working_directory(path),
+            Action::Home { uid } => self.home(*uid),
             Action::FindExecutable { candidates } => self.find_executable(candidates),
             Action::WaitStart => self.wait_start(),
             Action::Exec { .. } => self.execute(),

@@ -85,6 +85,10 @@ impl Facts {
             hierarchies: Vec::new(),
         })
     }
+
+    pub fn kernel_at_least(&self, version: u32, patch_level: u32) -> bool {
+        self.kernel >= (version, patch_level)
+    }
 }
 
 fn read(path: &str) -> Result<String> {

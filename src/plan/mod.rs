@@ -16,14 +16,22 @@ pub mod bundle;
 pub mod capabilities;
 pub mod cgroup;
 pub mod device_rules;
+pub mod confinement;
 pub mod facts;
+pub mod guest;
+pub mod hooks;
 pub mod idmap;
 pub mod limits;
 pub mod mount_options;
 pub mod namespaces;
+pub mod process;
 pub mod request;
+pub mod rlimits;
+pub mod root;
+pub mod scheduling;
 pub mod seccomp;
 pub mod steps;
+pub mod sysctl;
 #[cfg(test)]
 mod testing;
 
@@ -318,6 +326,10 @@ pub enum Action {
     /// chdir(2), and see that the place is below the root (CVE-2024-21626).
     WorkingDirectory {
         path: CString,
+    },
+    /// Add `HOME` to the environment: what `/etc/passwd` inside says about `uid`, else `/`.
+    Home {
+        uid: u32,
     },
     /// Find the first candidate that can be executed.
     FindExecutable {

@@ -5,7 +5,7 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use oci_spec::runtime::{Linux, Spec};
 
 use super::facts::Facts;
@@ -64,4 +64,12 @@ impl<'a> Request<'a> {
 /// A string for the kernel. `bundle.rs` refuses NUL bytes in the configuration; this is for the rest.
 pub fn c_string(text: impl Into<Vec<u8>>) -> Result<CString> {
     CString::new(text).context("a NUL byte inside a string")
+}
+
+/// An absolute path that the kernel would take, from `member` of the configuration.
+pub fn c_path(path: &Path, member: &str) -> Result<CString> {
+    ensure!(path.is_absolute(), "{member}: {path:?} is not absolute");
+    let bytes = path.as_os_str().as_encoded_bytes();
+    ensure!(bytes.len() < libc::PATH_MAX as usize, "{member}: is longer than a path may be");
+    c_string(bytes)
 }

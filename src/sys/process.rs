@@ -158,6 +158,12 @@ impl<'a> Image<'a> {
         }
     }
 
+    /// One more variable. It lives as long as this process, which execve(2) ends.
+    pub fn add_variable(&mut self, variable: CString) {
+        let end = self.environment.len() - 1;
+        self.environment.insert(end, variable.into_raw());
+    }
+
     /// execve(2). Returns only with the reason why it failed.
     pub fn execute(&self, path: &CStr) -> Errno {
         // SAFETY: both lists end with a null pointer and point to C strings, which the lifetime keeps alive.
