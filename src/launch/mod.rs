@@ -79,10 +79,18 @@ fn try_birth(
     if let Some(group) = &plan.cgroup {
         let made = attempt.cgroup.insert(cgroup::open(layout, &group.path)?);
         state.cgroup = Some(made.location());
-        write_state(room, &state)?;
-        made.create()?;
-    } else {
-        write_state(room, &state)?;
+    }
+    // From here on a later `delete --force` knows what to look for, whatever becomes of us.
+    write_state(room, &state)?;
+    if let (Some(made), Some(group)) = (&mut attempt.cgroup, &plan.cgroup) {
+        match made.create() {
+            // A user to whom no groups were delegated can do without, if nothing depends on one.
+            Err(error) if cgroup::is_denied(&error) && !group.required && group.limits.is_empty() => {
+                attempt.cgroup = None;
+                state.cgroup = None;
+            }
+            result => result?,
+        }
     }
     attempt.host_mount = state.host_mount.clone();
     let (go, outcome) = gate::make(&room.path)?;
@@ -96,6 +104,7 @@ fn try_birth(
     }
     let conversation = Conversation { plan, child, state: &state, socket: conversation };
     conversation.until_ready()?;
+    let socket = conversation.socket;
 
     state.init = Some(Process::of(child.pid)?);
     write_state(room, &state)?;
@@ -106,7 +115,7 @@ fn try_birth(
     if let Some(path) = contact.pidfd_socket {
         sockets::send_pidfd(&path, child.pidfd.as_fd())?;
     }
-    conversation.let_go()
+    wire::grant(socket.as_fd()).context("tell the child to go on")
 }
 
 /// Make one more process in a container, as far as its program.

@@ -20,15 +20,19 @@ pub mod confinement;
 pub mod facts;
 pub mod guest;
 pub mod hooks;
+pub mod cgroup_mounts;
+pub mod devices;
+pub mod filesystem;
 pub mod idmap;
 pub mod limits;
 pub mod mount_options;
+pub mod mounts;
 pub mod namespaces;
 pub mod process;
 pub mod request;
 pub mod rlimits;
-pub mod root;
 pub mod scheduling;
+pub mod rootfs;
 pub mod seccomp;
 pub mod steps;
 pub mod sysctl;
@@ -80,6 +84,8 @@ pub struct GroupPlan {
     /// Relative to the mount point of every hierarchy, without a leading slash.
     pub path: PathBuf,
     pub limits: Limits,
+    /// The configuration names the group, so the container cannot do without it.
+    pub required: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
