@@ -14,14 +14,15 @@ use seccomp::Filter;
 
 pub mod bundle;
 pub mod capabilities;
-pub mod cgroup_mounts;
+pub mod cgroup;
+pub mod device_rules;
 pub mod confinement;
-pub mod devices;
 pub mod facts;
-pub mod filesystem;
 pub mod guest;
-pub mod hidden_paths;
 pub mod hooks;
+pub mod cgroup_mounts;
+pub mod devices;
+pub mod filesystem;
 pub mod idmap;
 pub mod limits;
 pub mod mount_options;
@@ -30,8 +31,8 @@ pub mod namespaces;
 pub mod process;
 pub mod request;
 pub mod rlimits;
-pub mod root;
 pub mod scheduling;
+pub mod rootfs;
 pub mod seccomp;
 pub mod steps;
 pub mod sysctl;
@@ -83,6 +84,8 @@ pub struct GroupPlan {
     /// Relative to the mount point of every hierarchy, without a leading slash.
     pub path: PathBuf,
     pub limits: Limits,
+    /// The configuration names the group, so the container cannot do without it.
+    pub required: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

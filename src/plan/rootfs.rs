@@ -8,22 +8,35 @@ use anyhow::{Context, Result, ensure};
 
 use super::mounts::clean;
 use super::namespaces::Place;
-use super::request::{Request, c_string};
+use super::request::{Request, c_path, c_string};
 use super::steps::Steps;
 use super::{Action, Namespace, mount_options};
+
+/// A mount namespace that is not the container's own is not ours to change.
+const UNCHANGED: u64 = 0;
 
 /// Put the root tree in place, below which everything else is mounted.
 pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
     let root = request.spec.root().as_ref().context("root: missing")?;
-    let path = c_string(request.bundle.join(root.path()).as_os_str().as_encoded_bytes())?;
-    let propagation = assembly_propagation(configured_propagation(request)?);
+    ensure!(!root.path().as_os_str().is_empty(), "root.path: missing");
+    let path = c_path(&request.bundle.join(root.path()), "root.path")?;
+    let propagation = match (request.place(Namespace::Mount), configured_propagation(request)?) {
+        (Place::Inherited, _) => UNCHANGED,
+        (_, configured) => assembly_propagation(configured),
+    };
     let slot = steps.tree(path.clone(), true, false, None);
+    steps.open_trees_here();
     steps.birth(Action::MountRoot { slot, path, propagation });
     Ok(())
 }
 
-/// After the change of root: the propagation that the configuration asks for.
-pub fn plan_propagation(request: &Request, steps: &mut Steps) -> Result<()> {
+/// Make the root tree the process's root, with the propagation that the configuration asks for.
+pub fn plan_entry(request: &Request, steps: &mut Steps) -> Result<()> {
+    if request.place(Namespace::Mount) == Place::Inherited {
+        steps.birth(Action::Chroot);
+        return Ok(());
+    }
+    steps.birth(if request.options.no_pivot { Action::MoveRoot } else { Action::Pivot });
     if let Some(flags) = configured_propagation(request)? {
         steps.birth(Action::RootPropagation { flags });
     }
@@ -96,7 +109,7 @@ mod tests {
 
     fn printed(config: Value, planner: Planner) -> Result<Vec<String>> {
         let given = Given::new(config);
-        let mut steps = Steps::new(Authority::Root);
+        let mut steps = Steps::new(Authority::Root, When::Birth);
         planner(&given.request(), &mut steps)?;
         Ok(steps.listed().iter().map(|step| format!("{:?}", step.action)).collect())
     }
@@ -110,7 +123,7 @@ mod tests {
     #[test]
     fn the_root_is_a_recursive_tree_of_the_bundle_and_no_symbolic_link() {
         let given = Given::new(json!({}));
-        let mut steps = Steps::new(Authority::Root);
+        let mut steps = Steps::new(Authority::Root, When::Birth);
         plan(&given.request(), &mut steps).unwrap();
         let [(_, Open::Tree { source, recursive: true, follow: false, idmap: None })] = steps.opened() else {
             panic!("{:?}", steps.opened());

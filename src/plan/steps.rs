@@ -3,24 +3,27 @@
 //! Runs outside. Each subject's planner says what its steps are; only this file says when they come.
 
 use std::ffi::CString;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::Process;
 
 use super::facts::Authority;
 use super::namespaces::Place;
-use super::request::Request;
+use super::request::{Cgroups, Request};
 use super::{
-    Action, Enter, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities,
-    confinement, hooks, namespaces, process, rlimits, root, scheduling, sysctl,
+    Action, Enter, GroupPlan, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities, cgroup,
+    confinement, devices, hooks, limits, mounts, namespaces, process, rlimits, rootfs, scheduling, sysctl,
 };
 
 /// The birth of a container.
 pub fn birth(request: &Request) -> Result<Plan> {
     let mut steps = Steps::new(request.facts.authority, When::Birth);
     request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
-    order_of_birth(request, &mut steps).context("config.json")?;
-    Ok(steps.finish())
+    let cgroup = group(request).context("config.json")?;
+    let path = cgroup.as_ref().map(|group| group.path.as_path());
+    order_of_birth(request, path, &mut steps).context("config.json")?;
+    Ok(Plan { cgroup, ..steps.finish() })
 }
 
 /// One more process in the container whose first process is `init_pid`.
@@ -31,7 +34,7 @@ pub fn guest(request: &Request, process: &Process, init_pid: i32) -> Result<Plan
     Ok(steps.finish())
 }
 
-fn order_of_birth(request: &Request, steps: &mut Steps) -> Result<()> {
+fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) -> Result<()> {
     check_support(request)?;
     let process = request.spec.process().as_ref().context("process: missing")?;
     hooks::plan_outside(request, steps)?;
@@ -51,7 +54,9 @@ fn order_of_birth(request: &Request, steps: &mut Steps) -> Result<()> {
     }
 
     // Everything inside is reached through the root's descriptor while the host's paths are still there.
-    root::plan(request, steps)?;
+    rootfs::plan(request, steps)?;
+    mounts::plan(request, group, steps)?;
+    devices::plan(request, steps)?;
     process::plan_terminal(request, process, steps)?;
     if !steps.outside.prestart.is_empty() || !steps.outside.create_runtime.is_empty() {
         steps.birth(Action::Report(Moment::Assembled));
@@ -62,8 +67,9 @@ fn order_of_birth(request: &Request, steps: &mut Steps) -> Result<()> {
     process::plan_directory(process, steps)?;
     // From here on nothing is made inside: first whole filesystems, then parts of them, then the root.
     steps.make_read_only();
-    root::plan_read_only(request, steps);
-    root::plan_entry(request, steps)?;
+    rootfs::plan_hidden_paths(request, steps)?;
+    rootfs::plan_read_only(request, steps);
+    rootfs::plan_entry(request, steps)?;
     sysctl::plan_names(request, steps)?;
     become_process(request, process, steps)
 }
@@ -89,6 +95,23 @@ fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &m
         steps.every(scheduling::affinity(cpus).context("process.execCPUAffinity.final")?);
     }
     become_process(request, process, steps)
+}
+
+/// The container's cgroup and its limits.
+fn group(request: &Request) -> Result<Option<GroupPlan>> {
+    let linux = request.linux();
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    match request.options.cgroups {
+        Cgroups::Files => {}
+        Cgroups::Disabled => return Ok(None),
+        Cgroups::Systemd => bail!("linux.cgroupsPath: groups are not made through systemd yet; leave out --systemd-cgroup"),
+    }
+    let asked = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    Ok(Some(GroupPlan {
+        path: cgroup::path(asked, request.id)?,
+        limits: limits::plan(resources, &request.facts.cgroup, request.facts.authority)?,
+        required: asked.is_some_and(|path| !path.as_os_str().is_empty()),
+    }))
 }
 
 /// The cgroup comes first: whatever follows is accounted for, and a cgroup namespace is rooted there.
