@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::GroupPlan;
 use super::limits;
-use super::request::Request;
+use super::request::{Cgroups, Request};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -71,7 +71,8 @@ impl CgroupLayout {
     }
 
     pub fn mount_point(&self, hierarchy: &Hierarchy) -> PathBuf {
-        self.root.join(&hierarchy.directory)
+        // Joining an empty path would add a slash.
+        self.root.components().chain(hierarchy.directory.components()).collect()
     }
 }
 
@@ -81,15 +82,24 @@ impl Place {
     }
 }
 
-/// The container's group and what is limited in it; `None` on a host without cgroups, for a container without limits.
-pub fn plan(request: Request<'_>) -> Result<Option<GroupPlan>> {
+/// The container's group and what is limited in it; `None` where there is nothing to make one on.
+pub fn plan(request: &Request) -> Result<Option<GroupPlan>> {
+    match request.options.cgroups {
+        Cgroups::Files => {}
+        Cgroups::Disabled => return Ok(None),
+        Cgroups::Systemd => {
+            bail!("linux.cgroupsPath: groups are not made through systemd yet; leave out --systemd-cgroup")
+        }
+    }
     let linux = request.linux();
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let layout = request.facts.cgroup.clone();
-    let path = path(linux.and_then(|linux| linux.cgroups_path().as_deref()), request.id)?;
+    let asked = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let path = path(asked, request.id)?;
     let limits = limits::plan(resources, &layout, request.facts.authority)?;
+    let required = asked.is_some_and(|path| !path.as_os_str().is_empty());
     let has_hierarchies = !layout.v1.is_empty() || layout.v2.is_some();
-    Ok(has_hierarchies.then_some(GroupPlan { layout, path, limits }))
+    Ok(has_hierarchies.then_some(GroupPlan { layout, path, limits, required }))
 }
 
 /// The container's path, relative to the mount point of every hierarchy.

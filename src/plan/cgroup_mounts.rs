@@ -17,47 +17,41 @@ use super::{Action, Mount, MountWhat, Namespace, Parameter};
 
 const CONFINED: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 
-/// One hierarchy as a mount would show it.
-struct Hierarchy {
-    /// Empty for the unified one, whose controllers are not asked for by name.
-    controllers: Vec<String>,
-    mount_point: PathBuf,
-    /// The runtime's own group.
-    own: String,
-}
-
 pub fn plan(planner: &Planner, kind: &str, steps: &mut Steps) -> Result<()> {
     planner.refuse_idmap()?;
     planner.refuse_copy_up()?;
-    let hierarchies = &hierarchies(&planner.request.facts.cgroup);
+    let layout = &planner.request.facts.cgroup;
+    let hierarchies = mounted(layout);
     ensure!(!hierarchies.is_empty(), "{}: no cgroup hierarchy is mounted on this host", planner.place);
-    let unified = hierarchies.iter().find(|hierarchy| is_unified(hierarchy));
-    let only_unified = hierarchies.iter().all(is_unified);
-    match unified {
-        Some(unified) if only_unified || kind == "cgroup2" => plan_unified(planner, unified, steps),
+    match &layout.v2 {
+        Some(unified) if layout.v1.is_empty() || kind == "cgroup2" => {
+            plan_unified(planner, &layout.mount_point(unified), steps)
+        }
         None if kind == "cgroup2" => {
             bail!("{}.type: this host has no cgroup v2 hierarchy", planner.place)
         }
-        _ => plan_legacy(planner, hierarchies, steps),
+        _ => plan_legacy(planner, &hierarchies, steps),
     }
 }
 
-fn hierarchies(layout: &CgroupLayout) -> Vec<Hierarchy> {
-    let legacy = layout.v1.iter().map(|hierarchy| Hierarchy {
-        controllers: hierarchy.controllers.clone(),
-        mount_point: layout.mount_point(hierarchy),
-        own: hierarchy.own.clone(),
-    });
-    let unified = layout.v2.iter().map(|hierarchy| Hierarchy {
-        controllers: Vec::new(),
-        mount_point: layout.mount_point(hierarchy),
-        own: hierarchy.own.clone(),
-    });
-    legacy.chain(unified).collect()
+/// A hierarchy as the host has it.
+struct Mounted<'a> {
+    /// Of a v1 hierarchy: `cpu` and `cpuacct`, or `name=systemd`. The unified one has no names of its own.
+    names: &'a [String],
+    point: PathBuf,
 }
 
-fn is_unified(hierarchy: &Hierarchy) -> bool {
-    hierarchy.controllers.is_empty()
+impl Mounted<'_> {
+    fn directory_name(&self) -> String {
+        let name = self.point.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+}
+
+fn mounted(layout: &CgroupLayout) -> Vec<Mounted<'_>> {
+    let v1 = layout.v1.iter().map(|one| Mounted { names: &one.controllers, point: layout.mount_point(one) });
+    let v2 = layout.v2.iter().map(|one| Mounted { names: &[], point: layout.mount_point(one) });
+    v1.chain(v2).collect()
 }
 
 /// Whether the kernel shows the container's own group as the root of a new mount.
@@ -65,7 +59,7 @@ fn has_namespace(planner: &Planner) -> bool {
     planner.request.place(Namespace::Cgroup) != Place::Inherited
 }
 
-fn plan_unified(planner: &Planner, unified: &Hierarchy, steps: &mut Steps) -> Result<()> {
+fn plan_unified(planner: &Planner, point: &Path, steps: &mut Steps) -> Result<()> {
     let options = &planner.options;
     let mut parameters = Vec::new();
     if let Some(source) = planner.entry.source().as_deref() {
@@ -78,7 +72,7 @@ fn plan_unified(planner: &Planner, unified: &Hierarchy, steps: &mut Steps) -> Re
     } else {
         // The host's tree, which a user namespace cannot mount anew.
         planner.refuse_data("the host's cgroup tree")?;
-        let source = path_string(&unified.mount_point)?;
+        let source = path_string(point)?;
         MountWhat::Tree { slot: steps.tree(source, true, true, None) }
     };
     let mut mount = Mount::new(planner.inside()?, what).with_options(options);
@@ -97,7 +91,7 @@ fn make_read_only(mount: &mut Mount) {
     mount.clear_recursive &= !libc::MOUNT_ATTR_RDONLY;
 }
 
-fn plan_legacy(planner: &Planner, hierarchies: &[Hierarchy], steps: &mut Steps) -> Result<()> {
+fn plan_legacy(planner: &Planner, hierarchies: &[Mounted], steps: &mut Steps) -> Result<()> {
     planner.refuse_data("a mount of cgroup v1 hierarchies")?;
     let parameters = vec![
         Parameter::Text(c"source".to_owned(), c"tmpfs".to_owned()),
@@ -118,7 +112,7 @@ fn plan_legacy(planner: &Planner, hierarchies: &[Hierarchy], steps: &mut Steps) 
 }
 
 /// One hierarchy in its own directory, named as on the host.
-fn plan_hierarchy(planner: &Planner, hierarchy: &Hierarchy, steps: &mut Steps) -> Result<()> {
+fn plan_hierarchy(planner: &Planner, hierarchy: &Mounted, steps: &mut Steps) -> Result<()> {
     let what = if has_namespace(planner) {
         new_hierarchy(hierarchy)?
     } else {
@@ -133,14 +127,11 @@ fn plan_hierarchy(planner: &Planner, hierarchy: &Hierarchy, steps: &mut Steps) -
 }
 
 /// Controllers that share a hierarchy are each found by their own name too.
-fn plan_links(planner: &Planner, hierarchy: &Hierarchy, steps: &mut Steps) -> Result<()> {
+fn plan_links(planner: &Planner, hierarchy: &Mounted, steps: &mut Steps) -> Result<()> {
     let directory = hierarchy.directory_name();
-    for controller in hierarchy.controllers.iter().filter(|name| !name.contains('=')) {
-        if *controller != directory {
-            let inside = c_string(format!("{}/{controller}", planner.destination))?;
-            let to = c_string(directory.as_str())?;
-            steps.birth(Action::Symlink { inside, to, replace: false });
-        }
+    for controller in hierarchy.names.iter().filter(|name| !name.contains('=') && **name != directory) {
+        let inside = c_string(format!("{}/{controller}", planner.destination))?;
+        steps.birth(Action::Symlink { inside, to: c_string(directory.as_str())?, replace: false });
     }
     Ok(())
 }
@@ -150,15 +141,15 @@ fn confine(mount: &mut Mount) {
 }
 
 /// As mount(8) would be asked: `cpu,cpuacct`, or `none,name=systemd`.
-fn new_hierarchy(hierarchy: &Hierarchy) -> Result<MountWhat> {
+fn new_hierarchy(hierarchy: &Mounted) -> Result<MountWhat> {
     let source = Parameter::Text(c"source".to_owned(), c"cgroup".to_owned());
-    if is_unified(hierarchy) {
+    if hierarchy.names.is_empty() {
         return Ok(MountWhat::Filesystem { kind: c"cgroup2".to_owned(), parameters: vec![source] });
     }
     let mut parameters = vec![source];
-    for word in &hierarchy.controllers {
-        match word.split_once('=') {
-            None => parameters.push(Parameter::Flag(c_string(word.as_str())?)),
+    for name in hierarchy.names {
+        match name.split_once('=') {
+            None => parameters.push(Parameter::Flag(c_string(name.as_str())?)),
             Some((key, value)) => {
                 parameters.push(Parameter::Flag(c"none".to_owned()));
                 parameters.push(Parameter::Text(c_string(key)?, c_string(value)?));
@@ -168,16 +159,11 @@ fn new_hierarchy(hierarchy: &Hierarchy) -> Result<MountWhat> {
     Ok(MountWhat::Filesystem { kind: c"cgroup".to_owned(), parameters })
 }
 
-/// The container's group on the host; where it has none, the runtime's.
-fn own_group(planner: &Planner, hierarchy: &Hierarchy) -> PathBuf {
-    let group = planner.group.unwrap_or(Path::new(&hierarchy.own));
-    hierarchy.mount_point.join(group.strip_prefix("/").unwrap_or(group))
-}
-
-impl Hierarchy {
-    fn directory_name(&self) -> String {
-        let name = self.mount_point.file_name();
-        name.map_or(self.controllers.join(","), |name| name.to_string_lossy().into_owned())
+/// The container's group on the host; where it has none, the whole hierarchy.
+fn own_group(planner: &Planner, hierarchy: &Mounted) -> PathBuf {
+    match planner.group {
+        Some(group) => hierarchy.point.join(group.strip_prefix("/").unwrap_or(group)),
+        None => hierarchy.point.clone(),
     }
 }
 
@@ -189,38 +175,39 @@ fn path_string(path: &Path) -> Result<CString> {
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::cgroup::Hierarchy;
     use super::super::testing::Given;
-    use super::super::{Open, cgroup, mounts};
+    use super::super::{Open, When, mounts};
     use super::*;
 
+    fn hierarchy(controllers: &[&str], directory: &str) -> Hierarchy {
+        let controllers = controllers.iter().map(|name| name.to_string()).collect();
+        Hierarchy { controllers, directory: directory.into() }
+    }
+
+    fn host(v1: Vec<Hierarchy>, v2: Option<Hierarchy>) -> CgroupLayout {
+        CgroupLayout { root: CGROUP.into(), v1, v2 }
+    }
+
     fn unified_host() -> CgroupLayout {
-        let v2 = Some(hierarchy(&["cpu", "memory"], "", "/user.slice"));
-        CgroupLayout { root: CGROUP.into(), v1: Vec::new(), v2 }
+        host(vec![], Some(hierarchy(&["cpu"], "")))
     }
 
     fn hybrid_host() -> CgroupLayout {
-        let v1 = vec![
-            hierarchy(&["cpu", "cpuacct"], "cpu,cpuacct", "/"),
-            hierarchy(&["name=systemd"], "systemd", "/init.scope"),
-        ];
-        CgroupLayout { root: CGROUP.into(), v1, v2: Some(hierarchy(&[], "unified", "/")) }
+        let v1 = vec![hierarchy(&["cpu", "cpuacct"], "cpu,cpuacct"), hierarchy(&["name=systemd"], "systemd")];
+        host(v1, Some(hierarchy(&[], "unified")))
     }
 
-    fn hierarchy(controllers: &[&str], directory: &str, own: &str) -> cgroup::Hierarchy {
-        let controllers = controllers.iter().map(|name| name.to_string()).collect();
-        cgroup::Hierarchy { controllers, directory: directory.into(), own: own.into() }
-    }
-
-    fn given(host: CgroupLayout, namespaces: Value, mount: Value) -> Given {
+    fn given(cgroup: CgroupLayout, namespaces: Value, mount: Value) -> Given {
         let mut mount = mount;
         mount["destination"] = json!("/sys/fs/cgroup");
         let mut given = Given::new(json!({"mounts": [mount], "linux": {"namespaces": namespaces}}));
-        given.facts.cgroup = host;
+        given.facts.cgroup = cgroup;
         given
     }
 
     fn planned(given: &Given, group: Option<&str>) -> Result<Steps> {
-        let mut steps = Steps::new(given.facts.authority);
+        let mut steps = Steps::new(given.facts.authority, When::Birth);
         mounts::plan(&given.request(), group.map(Path::new), &mut steps)?;
         Ok(steps)
     }
@@ -291,7 +278,7 @@ mod tests {
     fn without_a_namespace_the_groups_of_the_container_are_bound() {
         let given = given(hybrid_host(), json!([]), json!({"type": "cgroup", "options": ["rw"]}));
         assert_eq!(
-            printed(&planned(&given, Some("engine/web")).unwrap()),
+            printed(&planned(&given, Some("/engine/web")).unwrap()),
             [
                 "tmpfs source=tmpfs mode=755 on /sys/fs/cgroup",
                 "/sys/fs/cgroup/cpu,cpuacct/engine/web on /sys/fs/cgroup/cpu,cpuacct",
@@ -304,11 +291,11 @@ mod tests {
     }
 
     #[test]
-    fn a_container_without_a_group_sees_the_runtimes() {
+    fn a_container_without_a_group_sees_the_hierarchies() {
         let given = given(hybrid_host(), json!([]), json!({"type": "cgroup"}));
         assert_eq!(
             printed(&planned(&given, None).unwrap())[2],
-            "/sys/fs/cgroup/systemd/init.scope on /sys/fs/cgroup/systemd"
+            "/sys/fs/cgroup/systemd on /sys/fs/cgroup/systemd"
         );
     }
 
@@ -347,17 +334,16 @@ mod tests {
 
     #[test]
     fn impossible_cgroup_mounts_are_refused_by_place() {
-        let refusal = |host, mount| planned(&given(host, json!([]), mount), None).unwrap_err().to_string();
+        let refusal = |host, mount| {
+            planned(&given(host, json!([]), mount), None).unwrap_err().to_string()
+        };
         let mount = json!({"type": "cgroup", "options": ["ro", "nsdelegate"]});
         assert_eq!(
             refusal(hybrid_host(), mount.clone()),
             "mounts[0].options[1]: \"nsdelegate\" is not an option of a mount of cgroup v1 hierarchies"
         );
-        assert_eq!(
-            refusal(CgroupLayout::default(), mount),
-            "mounts[0]: no cgroup hierarchy is mounted on this host"
-        );
-        let legacy = CgroupLayout { v2: None, ..hybrid_host() };
+        assert_eq!(refusal(Vec::new(), mount), "mounts[0]: no cgroup hierarchy is mounted on this host");
+        let legacy = hybrid_host()[..2].to_vec();
         assert_eq!(
             refusal(legacy, json!({"type": "cgroup2"})),
             "mounts[0].type: this host has no cgroup v2 hierarchy"

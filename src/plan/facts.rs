@@ -15,6 +15,9 @@ const OLDEST_KERNEL: (u32, u32) = (5, 14);
 
 pub mod cgroup;
 
+/// Where every distribution mounts the hierarchies.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
 /// Whose rights the runtime has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authority {
@@ -74,7 +77,7 @@ impl Facts {
             setgroups: initial || read("/proc/self/setgroups")?.trim() == "allow",
             apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == b"Y\n"),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
-            cgroup: cgroup::layout(Path::new("/sys/fs/cgroup"))?,
+            cgroup: cgroup::layout(Path::new(CGROUP_ROOT))?,
         })
     }
 

@@ -29,6 +29,7 @@ pub mod limits;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+pub mod print;
 pub mod process;
 pub mod request;
 pub mod rlimits;
@@ -87,6 +88,8 @@ pub struct GroupPlan {
     /// Relative to the mount point of every hierarchy, without a leading slash.
     pub path: PathBuf,
     pub limits: Limits,
+    /// The configuration names the group, so the container cannot do without it.
+    pub required: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -33,14 +33,25 @@ pub struct Options {
     /// `LISTEN_FDS` and `LISTEN_FDNAMES`, as systemd passes them (sd_listen_fds(3)).
     pub listen: Option<Listen>,
     pub console: Console,
-    /// `--systemd-cgroup`: `linux.cgroupsPath` names a slice and a unit.
-    pub systemd_cgroup: bool,
+    pub cgroups: Cgroups,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     pub fds: u32,
     pub names: Option<String>,
+}
+
+/// Who makes the container's cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cgroups {
+    /// The runtime, in the cgroup filesystem.
+    #[default]
+    Files,
+    /// systemd: `linux.cgroupsPath` names a slice and a unit.
+    Systemd,
+    /// Nobody: the container stays where its caller is.
+    Disabled,
 }
 
 /// Where a terminal's master goes.

@@ -12,7 +12,7 @@ use super::request::{Request, c_path, c_string};
 use super::steps::Steps;
 use super::{Action, Namespace, mount_options};
 
-/// In a mount namespace that is not the container's, the host's mounts are not ours to change.
+/// A mount namespace that is not the container's own is not ours to change.
 const UNCHANGED: u64 = 0;
 
 /// Put the root tree in place, below which everything else is mounted.
@@ -20,9 +20,9 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
     let root = request.spec.root().as_ref().context("root: missing")?;
     ensure!(!root.path().as_os_str().is_empty(), "root.path: missing");
     let path = c_path(&request.bundle.join(root.path()), "root.path")?;
-    let propagation = match request.place(Namespace::Mount) {
-        Place::Inherited => UNCHANGED,
-        Place::New | Place::Joined(_) => assembly_propagation(configured_propagation(request)?),
+    let propagation = match (request.place(Namespace::Mount), configured_propagation(request)?) {
+        (Place::Inherited, _) => UNCHANGED,
+        (_, configured) => assembly_propagation(configured),
     };
     let slot = steps.tree(path.clone(), true, false, None);
     steps.open_trees_here();
@@ -30,7 +30,7 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
     Ok(())
 }
 
-/// Make the root tree the process's root, then give it the propagation that the configuration asks for.
+/// Make the root tree the process's root, with the propagation that the configuration asks for.
 pub fn plan_entry(request: &Request, steps: &mut Steps) -> Result<()> {
     if request.place(Namespace::Mount) == Place::Inherited {
         steps.birth(Action::Chroot);

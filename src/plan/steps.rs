@@ -3,6 +3,7 @@
 //! Runs outside. Each subject's planner says what its steps are; only this file says when they come.
 
 use std::ffi::CString;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::Process;
@@ -11,17 +12,18 @@ use super::facts::Authority;
 use super::namespaces::Place;
 use super::request::Request;
 use super::{
-    Action, Enter, GroupPlan, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When,
-    capabilities, cgroup, confinement, devices, hooks, mounts, namespaces, process, rlimits, rootfs,
-    scheduling, sysctl,
+    Action, Enter, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities, cgroup,
+    confinement, devices, hooks, mounts, namespaces, process, rlimits, rootfs, scheduling, sysctl,
 };
 
 /// The birth of a container.
 pub fn birth(request: &Request) -> Result<Plan> {
     let mut steps = Steps::new(request.facts.authority);
     request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
-    order_of_birth(request, &mut steps).context("config.json")?;
-    Ok(steps.finish())
+    let cgroup = cgroup::plan(request).context("config.json")?;
+    let path = cgroup.as_ref().map(|group| group.path.as_path());
+    order_of_birth(request, path, &mut steps).context("config.json")?;
+    Ok(Plan { cgroup, ..steps.finish() })
 }
 
 /// One more process in the container whose first process is `init_pid`.
@@ -32,12 +34,11 @@ pub fn guest(request: &Request, process: &Process, init_pid: i32) -> Result<Plan
     Ok(steps.finish())
 }
 
-fn order_of_birth(request: &Request, steps: &mut Steps) -> Result<()> {
+fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) -> Result<()> {
     check_support(request)?;
     let process = request.spec.process().as_ref().context("process: missing")?;
     hooks::plan_outside(request, steps)?;
     steps.outside.oom_score_adj = process.oom_score_adj();
-    steps.cgroup = cgroup::plan(*request)?;
 
     arrive(steps);
     namespaces::plan(request, steps)?;
@@ -54,8 +55,7 @@ fn order_of_birth(request: &Request, steps: &mut Steps) -> Result<()> {
 
     // Everything inside is reached through the root's descriptor while the host's paths are still there.
     rootfs::plan(request, steps)?;
-    let group = steps.cgroup.as_ref().map(|group| group.path.clone());
-    mounts::plan(request, group.as_deref(), steps)?;
+    mounts::plan(request, group, steps)?;
     devices::plan(request, steps)?;
     process::plan_terminal(request, process, steps)?;
     if !steps.outside.prestart.is_empty() || !steps.outside.create_runtime.is_empty() {
@@ -163,7 +163,6 @@ fn check_support(request: &Request) -> Result<()> {
 pub struct Steps {
     pub enter: Enter,
     pub outside: Outside,
-    cgroup: Option<GroupPlan>,
     open: Vec<(Slot, Open)>,
     slots: usize,
     steps: Vec<Step>,
@@ -184,7 +183,6 @@ impl Steps {
         Steps {
             enter: Enter::default(),
             outside: Outside::default(),
-            cgroup: None,
             open: Vec::new(),
             slots: 0,
             steps: Vec::new(),
@@ -274,7 +272,7 @@ impl Steps {
             enter: self.enter,
             steps: self.steps,
             outside: self.outside,
-            cgroup: self.cgroup,
+            cgroup: None,
             warnings: self.warnings,
         }
     }
