@@ -77,7 +77,7 @@ fn try_birth(
     let room = &*attempt.room.insert(store.claim(&state.id)?);
     room.write(crate::container::CONFIG, config)?;
     if let Some(group) = &plan.cgroup {
-        let made = attempt.cgroup.insert(cgroup::open(layout, &group.path)?);
+        let made = attempt.cgroup.insert(cgroup::place(group)?);
         state.cgroup = Some(made.location());
     }
     // From here on a later `delete --force` knows what to look for, whatever becomes of us.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 
-use super::cgroup::CgroupLayout;
+use super::cgroup::{CgroupLayout, Hierarchy};
 use super::facts::Authority;
 use super::mounts::Planner;
 use super::namespaces::Place;
@@ -39,6 +39,8 @@ struct Mounted<'a> {
     /// Of a v1 hierarchy: `cpu` and `cpuacct`, or `name=systemd`. The unified one has no names of its own.
     names: &'a [String],
     point: PathBuf,
+    /// The runtime's own group.
+    own: &'a Path,
 }
 
 impl Mounted<'_> {
@@ -49,8 +51,11 @@ impl Mounted<'_> {
 }
 
 fn mounted(layout: &CgroupLayout) -> Vec<Mounted<'_>> {
-    let v1 = layout.v1.iter().map(|one| Mounted { names: &one.controllers, point: layout.mount_point(one) });
-    let v2 = layout.v2.iter().map(|one| Mounted { names: &[], point: layout.mount_point(one) });
+    fn one<'a>(layout: &CgroupLayout, names: &'a [String], hierarchy: &'a Hierarchy) -> Mounted<'a> {
+        Mounted { names, point: layout.mount_point(hierarchy), own: Path::new(&hierarchy.own) }
+    }
+    let v1 = layout.v1.iter().map(|hierarchy| one(layout, &hierarchy.controllers, hierarchy));
+    let v2 = layout.v2.iter().map(|hierarchy| one(layout, &[], hierarchy));
     v1.chain(v2).collect()
 }
 
@@ -159,12 +164,10 @@ fn new_hierarchy(hierarchy: &Mounted) -> Result<MountWhat> {
     Ok(MountWhat::Filesystem { kind: c"cgroup".to_owned(), parameters })
 }
 
-/// The container's group on the host; where it has none, the whole hierarchy.
+/// The container's group on the host; where it has none, the runtime's.
 fn own_group(planner: &Planner, hierarchy: &Mounted) -> PathBuf {
-    match planner.group {
-        Some(group) => hierarchy.point.join(group.strip_prefix("/").unwrap_or(group)),
-        None => hierarchy.point.clone(),
-    }
+    let group = planner.group.unwrap_or(hierarchy.own);
+    hierarchy.point.join(group.strip_prefix("/").unwrap_or(group))
 }
 
 fn path_string(path: &Path) -> Result<CString> {
@@ -175,14 +178,13 @@ fn path_string(path: &Path) -> Result<CString> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::cgroup::Hierarchy;
     use super::super::testing::Given;
-    use super::super::{Open, When, mounts};
+    use super::super::{Open, mounts};
     use super::*;
 
     fn hierarchy(controllers: &[&str], directory: &str) -> Hierarchy {
         let controllers = controllers.iter().map(|name| name.to_string()).collect();
-        Hierarchy { controllers, directory: directory.into() }
+        Hierarchy { controllers, directory: directory.into(), own: "/init".into() }
     }
 
     fn host(v1: Vec<Hierarchy>, v2: Option<Hierarchy>) -> CgroupLayout {
@@ -207,7 +209,7 @@ mod tests {
     }
 
     fn planned(given: &Given, group: Option<&str>) -> Result<Steps> {
-        let mut steps = Steps::new(given.facts.authority, When::Birth);
+        let mut steps = Steps::new(given.facts.authority);
         mounts::plan(&given.request(), group.map(Path::new), &mut steps)?;
         Ok(steps)
     }
@@ -291,11 +293,11 @@ mod tests {
     }
 
     #[test]
-    fn a_container_without_a_group_sees_the_hierarchies() {
+    fn a_container_without_a_group_sees_the_runtimes() {
         let given = given(hybrid_host(), json!([]), json!({"type": "cgroup"}));
         assert_eq!(
             printed(&planned(&given, None).unwrap())[2],
-            "/sys/fs/cgroup/systemd on /sys/fs/cgroup/systemd"
+            "/sys/fs/cgroup/systemd/init on /sys/fs/cgroup/systemd"
         );
     }
 
@@ -334,16 +336,17 @@ mod tests {
 
     #[test]
     fn impossible_cgroup_mounts_are_refused_by_place() {
-        let refusal = |host, mount| {
-            planned(&given(host, json!([]), mount), None).unwrap_err().to_string()
-        };
+        let refusal = |host, mount| planned(&given(host, json!([]), mount), None).unwrap_err().to_string();
         let mount = json!({"type": "cgroup", "options": ["ro", "nsdelegate"]});
         assert_eq!(
             refusal(hybrid_host(), mount.clone()),
             "mounts[0].options[1]: \"nsdelegate\" is not an option of a mount of cgroup v1 hierarchies"
         );
-        assert_eq!(refusal(Vec::new(), mount), "mounts[0]: no cgroup hierarchy is mounted on this host");
-        let legacy = hybrid_host()[..2].to_vec();
+        assert_eq!(
+            refusal(CgroupLayout::default(), mount),
+            "mounts[0]: no cgroup hierarchy is mounted on this host"
+        );
+        let legacy = CgroupLayout { v2: None, ..hybrid_host() };
         assert_eq!(
             refusal(legacy, json!({"type": "cgroup2"})),
             "mounts[0].type: this host has no cgroup v2 hierarchy"

@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     fn planned(given: &Given) -> Result<Steps> {
-        let mut steps = Steps::new(given.facts.authority, When::Birth);
+        let mut steps = Steps::new(given.facts.authority);
         plan(&given.request(), &mut steps)?;
         Ok(steps)
     }

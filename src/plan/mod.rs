@@ -40,6 +40,8 @@ pub mod steps;
 pub mod sysctl;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 /// An index into the table of descriptors that the parent opened before the first step, or that a step fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -161,7 +161,9 @@ impl Action {
         match self {
             Action::EnterCgroups => "enter the cgroups".to_string(),
             Action::Join { kind, .. } => format!("join the {} namespace", kind.name()),
-            Action::JoinProcess { flags, .. } => format!("join the container's {} namespaces", namespaces(*flags)),
+            Action::JoinProcess { flags, .. } => {
+                format!("join the container's {} namespaces", namespaces(*flags))
+            }
             Action::Unshare { flags } => format!("make a new {} namespace", namespaces(*flags)),
             Action::TimeOffsets { .. } => "make a new time namespace".to_string(),
             Action::Report(moment) => format!("report {moment:?}"),
@@ -237,7 +239,9 @@ impl Mount {
     fn detail(&self) -> Vec<String> {
         let mut words = Vec::new();
         let parameters = match &self.what {
-            MountWhat::Filesystem { parameters, .. } | MountWhat::Remount { parameters } => parameters.as_slice(),
+            MountWhat::Filesystem { parameters, .. } | MountWhat::Remount { parameters } => {
+                parameters.as_slice()
+            }
             MountWhat::Tree { slot: Slot(slot) } => {
                 words.push(format!("slot {slot}"));
                 &[]
@@ -248,7 +252,9 @@ impl Mount {
             }
         };
         words.extend(mount_options::words(self.set, self.clear).map(str::to_string));
-        words.extend(mount_options::words(self.set_recursive, self.clear_recursive).map(|word| format!("r{word}")));
+        words.extend(
+            mount_options::words(self.set_recursive, self.clear_recursive).map(|word| format!("r{word}")),
+        );
         words.extend(parameters.iter().map(|parameter| match parameter {
             Parameter::Flag(key) => show(key),
             Parameter::Text(key, value) => format!("{}={}", show(key), show(value)),
@@ -300,7 +306,9 @@ fn detail(plan: &Plan, action: &Action) -> Option<String> {
             let console = if *console { ", on /dev/console" } else { "" };
             format!("{size}owner {owner}{console}")
         }
-        Action::Hooks { hooks, .. } => hooks.iter().map(|hook| show(&hook.path)).collect::<Vec<_>>().join(" "),
+        Action::Hooks { hooks, .. } => {
+            hooks.iter().map(|hook| show(&hook.path)).collect::<Vec<_>>().join(" ")
+        }
         Action::MakeDirectory { mode, .. } => format!("{mode:04o}"),
         Action::Rlimit { soft, hard, .. } => {
             let side = |limit: u64| if limit == u64::MAX { "unlimited".into() } else { limit.to_string() };

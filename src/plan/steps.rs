@@ -12,8 +12,8 @@ use super::facts::Authority;
 use super::namespaces::Place;
 use super::request::Request;
 use super::{
-    Action, Enter, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities, cgroup,
-    confinement, devices, hooks, mounts, namespaces, process, rlimits, rootfs, scheduling, sysctl,
+    Action, Enter, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities,
+    cgroup, confinement, devices, hooks, mounts, namespaces, process, rlimits, rootfs, scheduling, sysctl,
 };
 
 /// The birth of a container.
@@ -57,12 +57,13 @@ fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) ->
     rootfs::plan(request, steps)?;
     mounts::plan(request, group, steps)?;
     devices::plan(request, steps)?;
-    process::plan_terminal(request, process, steps)?;
     if !steps.outside.prestart.is_empty() || !steps.outside.create_runtime.is_empty() {
         steps.birth(Action::Report(Moment::Assembled));
     }
     hooks::plan_inside(request, HookPoint::CreateContainer, steps)?;
     sysctl::plan(request, steps)?;
+    // After the hooks, whose words are for the runtime's own streams.
+    process::plan_terminal(request, process, steps)?;
     steps.birth(Action::ReopenNull);
     process::plan_directory(process, steps)?;
     // From here on nothing is made inside: first whole filesystems, then parts of them, then the root.

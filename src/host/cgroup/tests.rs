@@ -15,7 +15,7 @@ use crate::plan::facts::{self, Authority};
 use crate::plan::limits;
 
 fn open(layout: &CgroupLayout, path: &str) -> Box<dyn Cgroup> {
-    let plan = GroupPlan { layout: layout.clone(), path: path.into(), limits: Limits::default() };
+    let plan = GroupPlan { layout: layout.clone(), path: path.into(), limits: Limits::default(), required: false };
     place(&plan).unwrap()
 }
 
