@@ -76,7 +76,7 @@ impl Facts {
             supported: (1 << (last + 1)) - 1,
             setgroups: initial || read("/proc/self/setgroups")?.trim() == "allow",
             apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == b"Y\n"),
-            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            selinux: fs::metadata("/sys/fs/selinux/enforce").is_ok(),
             cgroup: cgroup::layout(Path::new(CGROUP_ROOT))?,
         })
     }

@@ -21,6 +21,7 @@ pub mod confinement;
 pub mod device_rules;
 pub mod devices;
 pub mod facts;
+pub mod features;
 pub mod filesystem;
 pub mod guest;
 pub mod hooks;

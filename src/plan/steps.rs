@@ -263,7 +263,7 @@ impl Steps {
         self.warnings.push(warning);
     }
 
-    fn finish(mut self) -> Plan {
+    pub fn finish(mut self) -> Plan {
         let at = self.trees_come_at;
         let trees = self.trees_inside.into_iter().map(|action| Step { when: When::Birth, action });
         self.steps.splice(at..at, trees);
