@@ -334,9 +334,7 @@ mod tests {
 
     #[test]
     fn impossible_cgroup_mounts_are_refused_by_place() {
-        let refusal = |host, mount| {
-            planned(&given(host, json!([]), mount), None).unwrap_err().to_string()
-        };
+        let refusal = |host, mount| planned(&given(host, json!([]), mount), None).unwrap_err().to_string();
         let mount = json!({"type": "cgroup", "options": ["ro", "nsdelegate"]});
         assert_eq!(
             refusal(hybrid_host(), mount.clone()),
