@@ -334,16 +334,17 @@ mod tests {
 
     #[test]
     fn impossible_cgroup_mounts_are_refused_by_place() {
-        let refusal = |host, mount| {
-            planned(&given(host, json!([]), mount), None).unwrap_err().to_string()
-        };
+        let refusal = |host, mount| planned(&given(host, json!([]), mount), None).unwrap_err().to_string();
         let mount = json!({"type": "cgroup", "options": ["ro", "nsdelegate"]});
         assert_eq!(
             refusal(hybrid_host(), mount.clone()),
             "mounts[0].options[1]: \"nsdelegate\" is not an option of a mount of cgroup v1 hierarchies"
         );
-        assert_eq!(refusal(Vec::new(), mount), "mounts[0]: no cgroup hierarchy is mounted on this host");
-        let legacy = hybrid_host()[..2].to_vec();
+        assert_eq!(
+            refusal(CgroupLayout::default(), mount),
+            "mounts[0]: no cgroup hierarchy is mounted on this host"
+        );
+        let legacy = CgroupLayout { v2: None, ..hybrid_host() };
         assert_eq!(
             refusal(legacy, json!({"type": "cgroup2"})),
             "mounts[0].type: this host has no cgroup v2 hierarchy"

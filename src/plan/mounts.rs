@@ -12,7 +12,7 @@ use super::facts::Authority;
 use super::filesystem::{self, Maps};
 use super::mount_options::{ExplicitMapping, IdMapOption, MountOptions};
 use super::namespaces::Place;
-use super::request::{Request, c_string};
+use super::request::{Request, c_path, c_string};
 use super::steps::Steps;
 use super::{Action, IdMap, IdMapping, Mount, MountWhat, Namespace, cgroup_mounts, idmap};
 
@@ -193,7 +193,7 @@ impl<'a> Planner<'a> {
         self.refuse_copy_up()?;
         let source = self.entry.source().as_deref().filter(|source| !source.as_os_str().is_empty());
         let source = source.with_context(|| format!("{}.source: missing", self.place))?;
-        let source = c_string(self.request.bundle.join(source).as_os_str().as_encoded_bytes())?;
+        let source = c_path(&self.request.bundle.join(source), &format!("{}.source", self.place))?;
         let follow = !self.options.source_no_follow && !self.options.copy_symlink;
         let idmap = self.idmap(steps)?;
         let slot = steps.tree(source, recursive, follow, idmap);
@@ -253,7 +253,7 @@ impl<'a> Planner<'a> {
     }
 
     pub fn inside(&self) -> Result<CString> {
-        c_string(self.destination.as_str())
+        c_path(Path::new(&self.destination), &format!("{}.destination", self.place))
     }
 
     pub fn add(&self, mount: Mount, steps: &mut Steps) {
