@@ -14,7 +14,7 @@ use super::mount_options::{ExplicitMapping, IdMapOption, MountOptions};
 use super::namespaces::Place;
 use super::request::{Request, c_path, c_string};
 use super::steps::Steps;
-use super::{Action, IdMap, IdMapping, Mount, MountWhat, Namespace, cgroup_mounts, idmap};
+use super::{Action, IdMap, IdMapping, Mount, MountWhat, Namespace, Parameter, cgroup_mounts, idmap};
 
 /// Files below /proc that something like lxcfs may cover. Whatever else is mounted there could make the
 /// container lie to its tools, or to us (CVE-2019-16884).
@@ -231,10 +231,7 @@ impl<'a> Planner<'a> {
     }
 
     fn filesystem_or_view(&self, kind: &str, steps: &mut Steps) -> Result<MountWhat> {
-        let source = self.entry.source().as_deref();
-        let maps = Maps { uids: &steps.outside.uid_map, gids: &steps.outside.gid_map };
-        let parameters =
-            filesystem::parameters(self.request, kind, source, &self.options, maps, &self.place)?;
+        let parameters = self.parameters(kind, steps)?;
         let kind_name = c_string(kind)?;
         let view = VIEWS.iter().find(|(shown, _, _)| *shown == kind);
         if let Some(&(_, namespace, host_path)) = view.filter(|_| self.request.in_user_namespace()) {
@@ -250,6 +247,13 @@ impl<'a> Planner<'a> {
             }
         }
         Ok(MountWhat::Filesystem { kind: kind_name, parameters })
+    }
+
+    /// What a new filesystem of this kind is told for this mount.
+    pub fn parameters(&self, kind: &str, steps: &Steps) -> Result<Vec<Parameter>> {
+        let source = self.entry.source().as_deref();
+        let maps = Maps { uids: &steps.outside.uid_map, gids: &steps.outside.gid_map };
+        filesystem::parameters(self.request, kind, source, &self.options, maps, &self.place)
     }
 
     pub fn inside(&self) -> Result<CString> {

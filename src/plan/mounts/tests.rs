@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::super::testing::Given;
-use super::super::{Open, Parameter, Slot, When};
+use super::super::{Open, Slot, When};
 use super::*;
 
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
