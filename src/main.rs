@@ -2,9 +2,13 @@
 #![allow(dead_code, reason = "the commands are not wired yet")]
 
 mod cli;
+mod init;
 mod log;
+mod plan;
 mod signal;
+mod sys;
 mod time;
+mod wire;
 
 use std::process::ExitCode;
 

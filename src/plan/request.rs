@@ -1,0 +1,108 @@
+//! What a plan is made from: the configuration, what the caller asked for, and what the host is.
+//!
+//! Runs outside. Answers questions about the configuration that more than one planner asks.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
+
+use super::Namespace;
+use super::facts::{Authority, Facts};
+
+/// All that a planner may look at.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub id: &'a str,
+    /// The bundle's directory, absolute.
+    pub bundle: &'a Path,
+    pub spec: &'a Spec,
+    pub facts: &'a Facts,
+    pub options: &'a Options,
+}
+
+/// What the command line and the runtime's environment ask for, beyond the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub no_pivot: bool,
+    pub no_new_keyring: bool,
+    /// Descriptors 3 and up that the caller gives to the process, after those of `listen`.
+    pub preserve_fds: u32,
+    /// `LISTEN_FDS` and `LISTEN_FDNAMES`, as systemd passes them (sd_listen_fds(3)).
+    pub listen: Option<Listen>,
+    pub console: Console,
+    /// `--systemd-cgroup`: `linux.cgroupsPath` names a slice and a unit.
+    pub systemd_cgroup: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub fds: u32,
+    pub names: Option<String>,
+}
+
+/// Where a terminal's master goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Console {
+    /// Nobody takes one: a configuration that asks for a terminal is refused.
+    #[default]
+    None,
+    /// `--console-socket`.
+    Socket(PathBuf),
+    /// The runtime stays and relays its own terminal.
+    Foreground,
+}
+
+/// Which namespace of a kind the container lives in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// The runtime's own.
+    Inherited,
+    New,
+    Joined(&'a Path),
+}
+
+impl<'a> Request<'a> {
+    pub fn linux(&self) -> Option<&'a Linux> {
+        self.spec.linux().as_ref()
+    }
+
+    /// Where the first entry of this kind puts the container; duplicates are refused by `namespaces.rs`.
+    pub fn place(&self, kind: Namespace) -> Place<'a> {
+        let listed = self.linux().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        match listed.iter().find(|namespace| Namespace::from(namespace.typ()) == kind) {
+            None => Place::Inherited,
+            Some(namespace) => match namespace.path() {
+                Some(path) if !path.as_os_str().is_empty() => Place::Joined(path),
+                _ => Place::New,
+            },
+        }
+    }
+
+    /// Whether the container's processes lack the rights of the initial user namespace: no device nodes,
+    /// no filesystems but those that allow it, and locked mount flags.
+    pub fn in_user_namespace(&self) -> bool {
+        self.facts.authority != Authority::Root || self.place(Namespace::User) != Place::Inherited
+    }
+}
+
+impl From<LinuxNamespaceType> for Namespace {
+    fn from(kind: LinuxNamespaceType) -> Namespace {
+        match kind {
+            LinuxNamespaceType::User => Namespace::User,
+            LinuxNamespaceType::Cgroup => Namespace::Cgroup,
+            LinuxNamespaceType::Ipc => Namespace::Ipc,
+            LinuxNamespaceType::Uts => Namespace::Uts,
+            LinuxNamespaceType::Network => Namespace::Network,
+            LinuxNamespaceType::Pid => Namespace::Pid,
+            LinuxNamespaceType::Mount => Namespace::Mount,
+            LinuxNamespaceType::Time => Namespace::Time,
+        }
+    }
+}
+
+/// A string for the kernel. `bundle.rs` refuses NUL bytes in the configuration; this is for the rest.
+pub fn c_string(text: impl Into<Vec<u8>>) -> Result<CString> {
+    CString::new(text).context("a NUL byte inside a string")
+}
