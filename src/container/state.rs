@@ -101,6 +101,17 @@ pub fn ends_within(pidfd: &OwnedFd, timeout_ms: u16) -> Result<bool> {
     }
 }
 
+/// What keeps a process: its status, and where in the kernel it is, for the last word of a wait that was too long.
+pub fn whereabouts(pid: i32) -> String {
+    let file = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let status = file("status");
+    let status = status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("gone").trim();
+    match file("wchan").trim() {
+        "" | "0" => format!("is in state {status}"),
+        place => format!("is in state {status}, in {place}"),
+    }
+}
+
 /// The status letter and the start time of a process.
 fn stat(pid: i32) -> io::Result<Option<(u8, u64)>> {
     let text = match fs::read(format!("/proc/{pid}/stat")) {
@@ -127,7 +138,8 @@ mod tests {
 
     #[test]
     fn a_name_with_spaces_and_parentheses_does_not_move_the_fields() {
-        let text = b"42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1000 1 18446744073709551615";
+        let text =
+            b"42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1000 1 18446744073709551615";
         assert_eq!(parse_stat(text), Some((b'S', 98765)));
         assert_eq!(parse_stat(b"nonsense"), None);
     }

@@ -66,9 +66,9 @@ impl Store {
 
     /// What is known about a container, without its lock.
     pub fn look(&self, id: &str) -> Result<State> {
-        State::read(&self.path(id)).with_context(|| format!("container {id:?}"))?.ok_or_else(|| {
-            anyhow::anyhow!("container {id:?} does not exist")
-        })
+        State::read(&self.path(id))
+            .with_context(|| format!("container {id:?}"))?
+            .ok_or_else(|| anyhow::anyhow!("container {id:?} does not exist"))
     }
 
     /// The ids of all containers, sorted.
@@ -167,9 +167,10 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<()> {
         file.write_all(content)?;
         fs::rename(&beside, path)
     };
-    write().inspect_err(|_| {
-        // The write's own error is the one to report.
-        let _ = fs::remove_file(&beside);
-    })
-    .with_context(|| format!("write {path:?}"))
+    write()
+        .inspect_err(|_| {
+            // The write's own error is the one to report.
+            let _ = fs::remove_file(&beside);
+        })
+        .with_context(|| format!("write {path:?}"))
 }

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::errno::Errno;
 
-use super::spawn::Child;
 use super::sockets;
+use super::spawn::Child;
 use crate::container::state::State;
 use crate::host::{hooks, idmap, oom};
 use crate::plan::{Action, Hook, HookPoint, Moment, Plan, Step};
@@ -120,10 +120,10 @@ pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
     match action {
         Action::FindExecutable { candidates } => not_executable(candidates, errno),
         Action::Exec { .. } => exec_failed(errno, note),
-        _ if note.as_bytes().is_empty() => anyhow!("{}: {}", action.intent(), errno.desc()),
+        _ if note.as_bytes().is_empty() => anyhow!("{}: {}", format_args!("{action:?}"), errno.desc()),
         _ => {
             let note = String::from_utf8_lossy(note.as_bytes());
-            anyhow!("{}: {} ({})", action.intent(), errno.desc(), note.trim())
+            anyhow!("{}: {} ({})", format_args!("{action:?}"), errno.desc(), note.trim())
         }
     }
 }
@@ -145,7 +145,9 @@ fn not_executable(candidates: &[std::ffi::CString], errno: Errno) -> Error {
 pub fn exec_failed(errno: Errno, note: &Note) -> Error {
     let path = String::from_utf8_lossy(note.as_bytes());
     let hint = match errno {
-        Errno::ENOENT => " (the file is there, so its interpreter or dynamic loader is missing in the container)",
+        Errno::ENOENT => {
+            " (the file is there, so its interpreter or dynamic loader is missing in the container)"
+        }
         Errno::ENOEXEC => " (is it a program for another architecture, or a script without #!?)",
         _ => "",
     };

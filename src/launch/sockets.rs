@@ -24,12 +24,7 @@ pub fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// Send a seccomp listener with the container's process state (config-linux.md, seccomp: the container process state).
-pub fn send_listener(
-    listener: &Listener,
-    fd: BorrowedFd<'_>,
-    state: &State,
-    pid: i32,
-) -> Result<()> {
+pub fn send_listener(listener: &Listener, fd: BorrowedFd<'_>, state: &State, pid: i32) -> Result<()> {
     let path = &listener.path;
     let message = serde_json::json!({
         "ociVersion": state.oci_version,

@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::opening::Slots;
 use crate::plan::Enter;
-use crate::sys::process::{Side, clone_process, exit_now, is_single_threaded, open_pidfd, wait, Whom};
+use crate::sys::process::{Side, Whom, clone_process, exit_now, is_single_threaded, open_pidfd, wait};
 use crate::wire::{self, Note, Report};
 
 /// A process that we have made and have not waited for, so its pid is nobody else's.
@@ -28,7 +28,10 @@ pub fn spawn(
     birthplace: Option<BorrowedFd<'_>>,
     inside: impl FnOnce(Slots) -> Infallible,
 ) -> Result<Child> {
-    ensure!(is_single_threaded().context("count our threads")?, "corten has threads, so it cannot clone safely");
+    ensure!(
+        is_single_threaded().context("count our threads")?,
+        "corten has threads, so it cannot clone safely"
+    );
     let own_pid_namespace = match enter.pid {
         Some(slot) => Some(lead_children_into(slots.get(slot)?)?),
         None => None,
@@ -71,7 +74,9 @@ fn clone_hint(error: Errno) -> &'static str {
             "make the namespaces (is one of the limits in /proc/sys/user reached?)"
         }
         Errno::EPERM => "make the namespaces (may this user make user namespaces?)",
-        Errno::EBUSY | Errno::EOPNOTSUPP => "make a process in its cgroup (does the cgroup have cgroups below it?)",
+        Errno::EBUSY | Errno::EOPNOTSUPP => {
+            "make a process in its cgroup (does the cgroup have cgroups below it?)"
+        }
         _ => "make the container's first process",
     }
 }

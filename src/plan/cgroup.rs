@@ -8,10 +8,6 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::GroupPlan;
-use super::limits;
-use super::request::Request;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Version {
@@ -34,9 +30,6 @@ pub struct Hierarchy {
     pub controllers: Vec<String>,
     /// Below the layout's root, and empty where that is the mount point itself.
     pub directory: PathBuf,
-    /// The runtime's own group.
-    #[serde(skip)]
-    pub own: String,
 }
 
 /// The groups of one container, as the state file keeps them.
@@ -76,17 +69,6 @@ impl Place {
     pub fn depth(&self) -> usize {
         self.path.components().count()
     }
-}
-
-/// The container's group and what is limited in it; `None` on a host without cgroups, for a container without limits.
-pub fn plan(request: Request<'_>) -> Result<Option<GroupPlan>> {
-    let linux = request.linux();
-    let resources = linux.and_then(|linux| linux.resources().as_ref());
-    let layout = request.facts.cgroup.clone();
-    let path = path(linux.and_then(|linux| linux.cgroups_path().as_deref()), request.id)?;
-    let limits = limits::plan(resources, &layout, request.facts.authority)?;
-    let has_hierarchies = !layout.v1.is_empty() || layout.v2.is_some();
-    Ok(has_hierarchies.then_some(GroupPlan { layout, path, limits }))
 }
 
 /// The container's path, relative to the mount point of every hierarchy.
@@ -147,7 +129,6 @@ mod tests {
         let hierarchy = |controllers: &[&str]| Hierarchy {
             controllers: controllers.iter().map(|name| name.to_string()).collect(),
             directory: PathBuf::new(),
-            own: String::new(),
         };
         let layout = CgroupLayout {
             v1: vec![hierarchy(&["cpu", "cpuacct"])],

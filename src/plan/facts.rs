@@ -7,13 +7,16 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::cgroup::CgroupLayout;
-
 /// The oldest Linux with everything that corten relies on: openat2, clone3 into a cgroup, setns by pidfd,
 /// close_range, mount_setattr, idmapped mounts, cgroup.kill.
 const OLDEST_KERNEL: (u32, u32) = (5, 14);
 
 pub mod cgroup;
+
+use super::cgroup::CgroupLayout;
+
+/// Where every distribution mounts the hierarchies.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// Whose rights the runtime has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,16 +27,6 @@ pub enum Authority {
     NamespacedRoot,
     /// Somebody who must make a user namespace before anything else.
     User,
-}
-
-/// One mounted cgroup hierarchy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hierarchy {
-    /// `cpu,cpuacct`, `name=systemd`, ...; empty for the unified one.
-    pub controllers: String,
-    pub mount_point: String,
-    /// The runtime's own group below the mount point, as in `/` or `/user.slice`.
-    pub own: String,
 }
 
 #[derive(Clone, Debug)]
@@ -52,7 +45,6 @@ pub struct Facts {
     pub setgroups: bool,
     pub apparmor: bool,
     pub selinux: bool,
-    pub hierarchies: Vec<Hierarchy>,
     pub cgroup: CgroupLayout,
 }
 
@@ -85,9 +77,12 @@ impl Facts {
             setgroups: initial || read("/proc/self/setgroups")?.trim() == "allow",
             apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == b"Y\n"),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
-            hierarchies: Vec::new(),
-            cgroup: cgroup::layout(Path::new("/sys/fs/cgroup"))?,
+            cgroup: cgroup::layout(Path::new(CGROUP_ROOT))?,
         })
+    }
+
+    pub fn kernel_at_least(&self, version: u32, patch_level: u32) -> bool {
+        self.kernel >= (version, patch_level)
     }
 }
 

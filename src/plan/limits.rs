@@ -65,9 +65,9 @@ pub enum Otherwise {
 }
 
 impl Limits {
-    /// Whether the configuration asks for no limit, so that a container may do without a group.
+    /// Whether there is nothing to hold a container to, so that it may do without a group.
     pub fn is_empty(&self) -> bool {
-        self.settings.is_empty()
+        self.devices.is_none() && self.settings.is_empty()
     }
 }
 

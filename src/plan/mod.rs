@@ -9,22 +9,33 @@
 use std::ffi::CString;
 use std::path::PathBuf;
 
-use cgroup::CgroupLayout;
 use limits::Limits;
 use seccomp::Filter;
 
 pub mod bundle;
 pub mod capabilities;
 pub mod cgroup;
+pub mod cgroup_mounts;
+pub mod confinement;
 pub mod device_rules;
+pub mod devices;
 pub mod facts;
+pub mod filesystem;
+pub mod guest;
+pub mod hooks;
 pub mod idmap;
 pub mod limits;
 pub mod mount_options;
+pub mod mounts;
 pub mod namespaces;
+pub mod process;
 pub mod request;
+pub mod rlimits;
+pub mod rootfs;
+pub mod scheduling;
 pub mod seccomp;
 pub mod steps;
+pub mod sysctl;
 #[cfg(test)]
 mod testing;
 
@@ -70,11 +81,11 @@ pub struct Outside {
 /// A control group to be made, and its limits.
 #[derive(Debug)]
 pub struct GroupPlan {
-    /// The hierarchies to make it on.
-    pub layout: CgroupLayout,
     /// Relative to the mount point of every hierarchy, without a leading slash.
     pub path: PathBuf,
     pub limits: Limits,
+    /// The configuration names the group, so the container cannot do without it.
+    pub required: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -321,6 +332,10 @@ pub enum Action {
     /// chdir(2), and see that the place is below the root (CVE-2024-21626).
     WorkingDirectory {
         path: CString,
+    },
+    /// Add `HOME` to the environment: what `/etc/passwd` inside says about `uid`, else `/`.
+    Home {
+        uid: u32,
     },
     /// Find the first candidate that can be executed.
     FindExecutable {

@@ -65,7 +65,6 @@ pub fn host(authority: Authority) -> Facts {
         setgroups: true,
         apparmor: true,
         selinux: false,
-        hierarchies: Vec::new(),
         cgroup: CgroupLayout::default(),
     }
 }

@@ -13,11 +13,6 @@ use crate::plan::cgroup::{CgroupLayout, Version};
 use crate::plan::facts::{self, Authority};
 use crate::plan::limits;
 
-fn open(layout: &CgroupLayout, path: &str) -> Box<dyn Cgroup> {
-    let plan = GroupPlan { layout: layout.clone(), path: path.into(), limits: Limits::default() };
-    place(&plan).unwrap()
-}
-
 /// A layout in a directory, whose groups exist with these files in them.
 struct Fake {
     directory: TempDir,
@@ -34,7 +29,6 @@ impl Fake {
             .map(|name| Hierarchy {
                 controllers: name.split(',').map(String::from).collect(),
                 directory: name.into(),
-                own: String::new(),
             })
             .collect();
         let layout = CgroupLayout { root: directory.path().to_owned(), v1, v2: None };
@@ -46,7 +40,6 @@ impl Fake {
         let hierarchy = Hierarchy {
             controllers: controllers.split(' ').map(String::from).collect(),
             directory: PathBuf::new(),
-            own: String::new(),
         };
         let layout = CgroupLayout { root: directory.path().to_owned(), v1: vec![], v2: Some(hierarchy) };
         Fake { directory, layout }
@@ -65,7 +58,7 @@ impl Fake {
     }
 
     fn open(&self) -> Box<dyn Cgroup> {
-        open(&self.layout, PATH)
+        open(&self.layout, Path::new(PATH)).unwrap()
     }
 
     fn limits(&self, json: &str) -> Limits {
@@ -217,10 +210,12 @@ fn a_location_survives_the_state_file() {
 #[test]
 fn a_process_is_found_where_it_is() {
     let Some(layout) = host("a_process_is_found_where_it_is") else { return };
-    let planned = open(&layout, "elsewhere").location();
+    let planned = open(&layout, Path::new("elsewhere")).unwrap().location();
     let own = of_pid(&planned, Pid::this()).unwrap();
-    for (place, hierarchy) in own.v1.iter().zip(&layout.v1) {
-        assert_eq!(Path::new("/").join(&place.path), Path::new(&hierarchy.own));
+    let listed = fs::read_to_string("/proc/self/cgroup").unwrap();
+    for place in &own.v1 {
+        let line = format!(":{}:/{}", place.hierarchy.controllers.join(","), place.path.display());
+        assert!(listed.lines().any(|own| own.ends_with(&line)), "{line}");
         assert_eq!(place.found, place.depth());
     }
 }
@@ -257,7 +252,7 @@ struct Temporary {
 impl Temporary {
     fn new(layout: &CgroupLayout, name: &str) -> Temporary {
         let path = format!("corten-test-{name}-{}", std::process::id());
-        let mut cgroup = open(layout, &path);
+        let mut cgroup = open(layout, Path::new(&path)).unwrap();
         cgroup.create().unwrap();
         Temporary { layout: layout.clone(), cgroup }
     }

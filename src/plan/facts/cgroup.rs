@@ -19,7 +19,7 @@ pub fn layout(root: &Path) -> Result<CgroupLayout> {
     let groups = read(Path::new("/proc/self/cgroup"))?;
     let mut mountinfo = None;
     // ID:CONTROLLERS:PATH, without controllers for v2 (cgroups(7)).
-    for (listed, own) in groups.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')) {
+    for listed in groups.lines().filter_map(|line| line.split(':').nth(1)) {
         let directory = match listed {
             "" if only_v2 => Some(PathBuf::new()),
             _ if only_v2 => None,
@@ -30,10 +30,10 @@ pub fn layout(root: &Path) -> Result<CgroupLayout> {
         if listed.is_empty() {
             let controllers = read(&root.join(&directory).join("cgroup.controllers"))?;
             let controllers = controllers.split_whitespace().map(String::from).collect();
-            layout.v2 = Some(Hierarchy { controllers, directory, own: own.to_string() });
+            layout.v2 = Some(Hierarchy { controllers, directory });
         } else {
             let controllers = listed.split(',').map(String::from).collect();
-            layout.v1.push(Hierarchy { controllers, directory, own: own.to_string() });
+            layout.v1.push(Hierarchy { controllers, directory });
         }
     }
     Ok(layout)

@@ -7,7 +7,6 @@ fn hierarchy(controllers: &str) -> Hierarchy {
     Hierarchy {
         controllers: controllers.split(',').map(String::from).collect(),
         directory: controllers.into(),
-        own: "/".into(),
     }
 }
 
