@@ -3,7 +3,8 @@
 //! Runs outside, on every create. Looks at `/proc/self/cgroup` and one statfs(2) per hierarchy; only a hierarchy
 //! that is not where everybody mounts it costs a walk through mountinfo.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -93,8 +94,13 @@ fn mounted(path: &Path) -> Result<Option<Version>> {
     }
 }
 
+/// In one read(2), as a rule: the kernel composes these texts anew at each.
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+    let mut text = String::with_capacity(32 << 10);
+    File::open(path)
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .with_context(|| format!("read {}", path.display()))?;
+    Ok(text)
 }
 
 #[cfg(test)]
