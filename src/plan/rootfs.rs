@@ -110,7 +110,7 @@ mod tests {
 
     fn printed(config: Value, planner: Planner) -> Result<Vec<String>> {
         let given = Given::new(config);
-        let mut steps = Steps::new(Authority::Root, When::Birth);
+        let mut steps = Steps::new(Authority::Root);
         planner(&given.request(), &mut steps)?;
         Ok(steps.listed().iter().map(|step| format!("{:?}", step.action)).collect())
     }
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn the_root_is_a_recursive_tree_of_the_bundle_and_no_symbolic_link() {
         let given = Given::new(json!({}));
-        let mut steps = Steps::new(Authority::Root, When::Birth);
+        let mut steps = Steps::new(Authority::Root);
         plan(&given.request(), &mut steps).unwrap();
         let [(_, Open::Tree { source, recursive: true, follow: false, idmap: None })] = steps.opened() else {
             panic!("{:?}", steps.opened());

@@ -258,7 +258,7 @@ fn proc_of_the_hosts_processes_falls_back_to_the_hosts() {
 
 #[test]
 fn an_unprivileged_user_opens_sources_inside() {
-    let given = Given::new(json!({"mounts": [bind(json!(["rbind"]))]})).as_user(Authority::User);
+    let given = Given::new(json!({"mounts": [bind(json!(["rbind"]))]})).run_by(Authority::User);
     let steps = planned_by(&given).unwrap();
     assert!(steps.opened().is_empty());
     let [Action::OpenTree { slot: Slot(0), recursive: true, follow: true, .. }] = steps.opened_inside()
@@ -328,7 +328,7 @@ fn impossible_id_mappings_are_refused_by_place() {
         refusal(json!({"destination": "/t", "type": "tmpfs", "options": ["idmap"]})),
         "mounts[1]: only a bind mount can have id mappings"
     );
-    let given = Given::new(json!({"mounts": [with_mappings(json!([]))]})).as_user(Authority::User);
+    let given = Given::new(json!({"mounts": [with_mappings(json!([]))]})).run_by(Authority::User);
     assert_eq!(planned_by(&given).unwrap_err().to_string(), "mounts[0]: an idmapped mount needs privileges");
 }
 
