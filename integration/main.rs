@@ -8,3 +8,5 @@ mod traces;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod process;
+mod terminal;
