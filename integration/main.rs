@@ -5,6 +5,8 @@ mod bundle;
 mod call;
 mod traces;
 
+mod devices;
+mod hooks;
 mod lifecycle;
 mod mounts;
 mod namespaces;
