@@ -5,7 +5,9 @@ mod bundle;
 mod call;
 mod traces;
 
+mod cgroups;
 mod devices;
+mod exec;
 mod hooks;
 mod lifecycle;
 mod mounts;

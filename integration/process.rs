@@ -441,7 +441,7 @@ fn descriptors_of_the_caller_do_not_reach_the_process() {
 }
 
 /// The same call from a shell that opened some files before.
-fn with_files(bundle: &Bundle, call: Call, redirections: &str) -> Call {
+pub fn with_files(bundle: &Bundle, call: Call, redirections: &str) -> Call {
     let words: Vec<_> = call.command.get_args().map(std::ffi::OsStr::to_os_string).collect();
     // The pid stays that of the shell, which is what LISTEN_PID has to name.
     let line = format!("export LISTEN_PID=$$; exec \"$0\" \"$@\" {redirections}");
