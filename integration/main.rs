@@ -5,6 +5,7 @@ mod bundle;
 mod call;
 mod traces;
 
+mod bad_input;
 mod cgroups;
 mod devices;
 mod exec;
