@@ -14,4 +14,5 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod state;
 mod terminal;
