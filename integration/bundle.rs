@@ -65,6 +65,8 @@ pub struct Bundle {
     /// The container's id; also the mark that everything it makes on the host carries.
     pub id: String,
     pub config: Value,
+    /// The program under test, or a copy of it that a test may lose.
+    pub runtime: PathBuf,
     dir: Option<TempDir>,
 }
 
@@ -78,7 +80,7 @@ impl Bundle {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("open the directory");
         let mut config = default_config();
         config["linux"]["cgroupsPath"] = json!(format!("/{id}"));
-        let bundle = Bundle { id, config, dir: Some(dir) };
+        let bundle = Bundle { id, config, runtime: runtime(), dir: Some(dir) };
         for directory in [bundle.rootfs(), bundle.scratch()] {
             fs::create_dir_all(&directory).expect("make a directory");
         }
@@ -163,7 +165,7 @@ impl Bundle {
 
     /// The runtime with these words behind its global options.
     pub fn call<W: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = W>) -> Call {
-        Call::new(runtime(), &self.scratch()).arg("--root").arg(self.state_root()).args(words)
+        Call::new(&self.runtime, &self.scratch()).arg("--root").arg(self.state_root()).args(words)
     }
 
     pub fn pid_file(&self) -> PathBuf {

@@ -14,5 +14,6 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod security;
 mod state;
 mod terminal;
