@@ -242,7 +242,7 @@ fn namespaces_that_contradict_are_refused() {
     let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 1}]);
     let at = |path: &str| json!({"type": "network", "path": path});
     refuse(vec![
-        ("/linux/namespaces/5", json!({"type": "pid"}), "config.json: linux.namespaces"),
+        ("/linux/namespaces/6", json!({"type": "pid"}), "config.json: linux.namespaces"),
         ("/linux/namespaces/1", at("/proc/self/ns/ipc"), "config.json: linux.namespaces"),
         ("/linux/namespaces/1", at("/etc/passwd"), "config.json: linux.namespaces"),
         ("/linux/namespaces/1", at("/no/such/namespace"), "config.json: linux.namespaces"),
@@ -251,7 +251,7 @@ fn namespaces_that_contradict_are_refused() {
         ("/linux/namespaces/1", at("/proc/self/ns/net\0"), "config.json: linux.namespaces"),
         row("/linux/uidMappings", mapping.clone()),
         row("/linux/gidMappings", mapping),
-        ("/linux/namespaces/5", json!({"type": "user"}), "config.json: linux.uidMappings"),
+        ("/linux/namespaces/6", json!({"type": "user"}), "config.json: linux.uidMappings"),
         row("/linux/timeOffsets", json!({"monotonic": {"secs": 1}})),
     ]);
 }

@@ -137,15 +137,20 @@ impl Bundle {
         self
     }
 
+    /// Lists a namespace, in the place of one of the same type.
     pub fn add_namespace(&mut self, namespace: Value) -> &mut Bundle {
-        self.config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(namespace);
+        self.drop_namespace(namespace["type"].as_str().expect("a type"));
+        self.namespaces().push(namespace);
         self
     }
 
     pub fn drop_namespace(&mut self, kind: &str) -> &mut Bundle {
-        let namespaces = self.config["linux"]["namespaces"].as_array_mut().expect("namespaces");
-        namespaces.retain(|namespace| namespace["type"] != kind);
+        self.namespaces().retain(|namespace| namespace["type"] != kind);
         self
+    }
+
+    fn namespaces(&mut self) -> &mut Vec<Value> {
+        self.config["linux"]["namespaces"].as_array_mut().expect("namespaces")
     }
 
     /// All that the test itself may do, in all five sets, and privileges that may be gained.
@@ -383,50 +388,7 @@ fn payloads() -> &'static (PathBuf, PathBuf) {
 
 /// What `spec` writes, without a terminal.
 pub fn default_config() -> Value {
-    let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
-    json!({
-        "ociVersion": "1.3.0",
-        "process": {
-            "terminal": false,
-            "user": {"uid": 0, "gid": 0},
-            "args": ["sh"],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
-            "cwd": "/",
-            "capabilities": {
-                "bounding": capabilities,
-                "effective": capabilities,
-                "permitted": capabilities,
-            },
-            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
-            "noNewPrivileges": true,
-        },
-        "root": {"path": "rootfs", "readonly": true},
-        "hostname": "corten",
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc"},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
-            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
-             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
-            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-             "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
-            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
-             "options": ["nosuid", "noexec", "nodev"]},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs",
-             "options": ["nosuid", "noexec", "nodev", "ro"]},
-            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-             "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
-        ],
-        "linux": {
-            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
-            "namespaces": [
-                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
-            ],
-            "maskedPaths": [
-                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi",
-            ],
-            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-        },
-    })
+    let mut config: Value = serde_json::from_str(include_str!("../config.json.example")).expect("an example");
+    config["process"]["terminal"] = json!(false);
+    config
 }

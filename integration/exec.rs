@@ -32,7 +32,7 @@ fn exec_process(bundle: &Bundle, process: &Value) -> Output {
 #[test]
 fn exec_joins_every_namespace_and_cgroup_of_the_container() {
     let mut bundle = bundle!();
-    bundle.add_namespace(json!({"type": "cgroup"})).add_namespace(json!({"type": "time"}));
+    bundle.add_namespace(json!({"type": "time"}));
     bundle.running();
     let report = report_with(&bundle, &[]);
     let pid = bundle.pid();

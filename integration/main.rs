@@ -7,6 +7,7 @@ mod traces;
 
 mod bad_input;
 mod cgroups;
+mod cli;
 mod devices;
 mod exec;
 mod hooks;

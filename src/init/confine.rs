@@ -1,0 +1,26 @@
+//! Labels and filters. Runs in every process of a container, last before its user's program.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use super::{Init, Outcome};
+use crate::plan::seccomp::Filter;
+use crate::sys;
+use crate::wire::{self, Report};
+
+impl Init<'_> {
+    /// Through the procfs that the parent opened: the container's may be anything (CVE-2025-52881).
+    pub fn label(&self, file: &CStr, text: &CStr) -> Outcome {
+        let file = self.given.procfs.own_file(file, libc::O_WRONLY)?;
+        Ok(sys::fd::write_once(file.as_fd(), text.to_bytes())?)
+    }
+
+    pub fn seccomp(&self, step: u32, filter: &Filter) -> Outcome {
+        if let Some(listener) = sys::seccomp::load(&filter.program, filter.flags)? {
+            let conversation = self.given.conversation.as_fd();
+            wire::send(conversation, &Report::Listener { step, fd: listener.as_raw_fd() })?;
+            wire::await_grant(conversation)?;
+        }
+        Ok(())
+    }
+}

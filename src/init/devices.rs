@@ -1,0 +1,123 @@
+//! Device nodes, default links and the terminal. Runs in init once the container's `/dev` is mounted.
+
+use std::ffi::CStr;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mknodat};
+use nix::sys::statfs::{FsType, fstatfs};
+use nix::unistd::{Gid, Uid, fchownat, symlinkat};
+
+use super::mounts::{Shape, make_parents};
+use super::{Init, Outcome};
+use crate::plan::{DeviceKind, Terminal};
+use crate::sys::fd::{duplicate_onto, inherited, is_null_device, send_with_fd};
+use crate::sys::mount::{self, Depth};
+use crate::sys::path::open_in_root;
+use crate::sys::terminal;
+
+const DEVPTS_SUPER_MAGIC: FsType = FsType(0x1cd1);
+
+impl Init<'_> {
+    pub fn device(
+        &self,
+        inside: &CStr,
+        kind: DeviceKind,
+        number: (u32, u32),
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Outcome {
+        let (parent, name) = make_parents(self.root()?, inside)?;
+        let kind = match kind {
+            DeviceKind::Character => SFlag::S_IFCHR,
+            DeviceKind::Block => SFlag::S_IFBLK,
+            DeviceKind::Fifo => SFlag::S_IFIFO,
+        };
+        let device = match kind {
+            SFlag::S_IFIFO => 0,
+            _ => libc::makedev(number.0, number.1),
+        };
+        match mknodat(&parent, name, kind, Mode::from_bits_truncate(mode), device) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) => {
+                let there = fstatat(&parent, name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                if !is_device(&there, kind, device) {
+                    return Err(Errno::EEXIST.into());
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if owner != (0, 0) {
+            let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+            fchownat(&parent, name, Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        }
+        Ok(())
+    }
+
+    pub fn symlink(&self, inside: &CStr, to: &CStr, replace: bool) -> Outcome {
+        let (parent, name) = make_parents(self.root()?, inside)?;
+        match symlinkat(to, &parent, name) {
+            Err(Errno::EEXIST) if replace => {
+                use nix::unistd::{UnlinkatFlags, unlinkat};
+                unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir)?;
+                Ok(symlinkat(to, &parent, name)?)
+            }
+            Err(Errno::EEXIST) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    /// Both ends come from the container's own devpts and from each other, by no path that it could have changed.
+    pub fn terminal(&mut self, size: Option<Terminal>, owner: u32, console: bool) -> Outcome {
+        let flags = libc::O_RDWR | libc::O_NOCTTY;
+        let master = match &self.root {
+            Some(root) => open_in_root(root.as_fd(), c"dev/pts/ptmx", flags, 0)?,
+            None => open_in_root(crate::sys::fd::current_directory(), c"/dev/pts/ptmx", flags, 0)?,
+        };
+        if fstatfs(&master)?.filesystem_type() != DEVPTS_SUPER_MAGIC {
+            return Err(Errno::ENODEV.into());
+        }
+        terminal::unlock(master.as_fd())?;
+        let slave = terminal::peer(master.as_fd())?;
+        if let Some(size) = size {
+            terminal::resize(master.as_fd(), size.rows, size.columns)?;
+        }
+        nix::unistd::fchown(&slave, Some(Uid::from_raw(owner)), None)?;
+        if console {
+            let place = self.make_target(c"dev/console", Shape::File)?;
+            let copy = mount::clone_tree(slave.as_fd(), c"", Depth::One, true)?;
+            mount::attach(copy.as_fd(), place.as_fd())?;
+        }
+        let receiver = self.given.console.take().ok_or(Errno::EBADF)?;
+        send_with_fd(receiver.as_fd(), b"/dev/pts/ptmx", master.as_fd())?;
+        terminal::control(slave.as_fd())?;
+        for stream in 0..=2 {
+            duplicate_onto(slave.as_fd(), stream)?;
+        }
+        Ok(())
+    }
+
+    /// The host's null device on a standard stream is a way to look at the host's `/dev`.
+    pub fn reopen_null(&self) -> Outcome {
+        for stream in 0..=2 {
+            let is_null = fstat(inherited(stream)).is_ok_and(|stat| is_null_device(&stat));
+            if !is_null {
+                continue;
+            }
+            let own = match open_in_root(self.root()?, c"dev/null", libc::O_RDWR, 0) {
+                Err(Errno::ENOENT) => return Ok(()),
+                result => result?,
+            };
+            // A container that brings something else under this name keeps the host's (CVE-2026-88265).
+            if is_null_device(&fstat(&own)?) {
+                duplicate_onto(own.as_fd(), stream)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_device(stat: &FileStat, kind: SFlag, device: u64) -> bool {
+    let same_number = kind == SFlag::S_IFIFO || stat.st_rdev == device;
+    stat.st_mode & libc::S_IFMT == kind.bits() && same_number
+}

@@ -1,0 +1,227 @@
+//! The child's walk through the steps of a plan.
+//!
+//! Runs inside, from the clone to execve(2). Executes only: it parses nothing, looks nothing up and decides nothing
+//! that a plan could have decided. On the first error it says which step and errno, and is gone.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
+#![deny(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
+mod confine;
+mod copy;
+mod devices;
+mod hooks;
+mod mounts;
+mod namespaces;
+mod process;
+mod rootfs;
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use crate::plan::{Action, Moment, Slot, Step};
+use crate::sys::fd::write_once;
+use crate::sys::process::{Image, exit_now, unblock_signals};
+use crate::sys::procfs::Procfs;
+use crate::wire::{self, HookEnd, Note, Report};
+
+/// What the parent hands to its child: descriptors opened before the clone.
+pub struct Birthright<'a> {
+    pub slots: Vec<Option<OwnedFd>>,
+    /// Every v1 hierarchy's `tasks`.
+    pub doors: &'a [OwnedFd],
+    pub conversation: OwnedFd,
+    pub procfs: Procfs,
+    pub gate: Option<Gate>,
+    /// Where a terminal's master is sent.
+    pub console: Option<OwnedFd>,
+}
+
+/// Init's side of the start gate: `go` tells it to go on, `outcome` hears what came of it.
+pub struct Gate {
+    pub go: OwnedFd,
+    pub outcome: OwnedFd,
+}
+
+/// Why a step is impossible.
+pub enum Failure {
+    Step(Errno, Note),
+    Hook(u32, HookEnd),
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Failure {
+        Failure::Step(errno, Note::EMPTY)
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// The state of the walk.
+struct Init<'a> {
+    given: Birthright<'a>,
+    /// The container's root: a mount's descriptor until the pivot, and the same after it.
+    root: Option<OwnedFd>,
+    /// How mounts from outside propagate when they arrive (`MS_SLAVE`, `MS_PRIVATE`, or 0 for as they are).
+    propagation: u64,
+    mask: rootfs::Mask,
+    /// The index of the candidate that can be executed.
+    executable: usize,
+    candidates: &'a [CString],
+    /// Made before the filter, which may refuse memory.
+    image: Image<'a>,
+    started: bool,
+}
+
+/// Take every step; the last is execve(2).
+pub fn walk(steps: &[Step], given: Birthright<'_>) -> ! {
+    let (arguments, environment): (&[CString], &[CString]) = match steps.last().map(|step| &step.action) {
+        Some(Action::Exec { arguments, environment }) => (arguments, environment),
+        _ => (&[], &[]),
+    };
+    let mut init = Init {
+        given,
+        root: None,
+        propagation: 0,
+        mask: rootfs::Mask::default(),
+        executable: 0,
+        candidates: &[],
+        image: Image::new(arguments, environment),
+        started: false,
+    };
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    // The runtime in the foreground holds signals back, and so would the program.
+    if let Err(error) = unblock_signals() {
+        init.tell(0, error.into());
+        exit_now(1);
+    }
+    for (number, step) in steps.iter().enumerate() {
+        if let Err(failure) = init.take(number as u32, &step.action) {
+            init.tell(number as u32, failure);
+            exit_now(1);
+        }
+    }
+    exit_now(1)
+}
+
+impl<'a> Init<'a> {
+    fn take(&mut self, number: u32, action: &'a Action) -> Outcome {
+        match action {
+            Action::EnterCgroups => self.enter_cgroups(),
+            Action::Join { kind, slot } => self.join(*kind, *slot),
+            Action::JoinProcess { slot, flags } => self.join_process(*slot, *flags),
+            Action::Unshare { flags } => namespaces::unshare(*flags),
+            Action::TimeOffsets { text } => self.time_offsets(text),
+            Action::Report(moment) => self.report(number, *moment),
+            Action::TakeRoot => namespaces::take_root(),
+            Action::Undumpable => Ok(crate::sys::process::set_undumpable()?),
+            Action::ParentDeath { signal } => Ok(crate::sys::process::set_parent_death_signal(*signal)?),
+            Action::Home { uid } => self.home(*uid),
+            Action::SessionKeyring { name } => namespaces::session_keyring(name),
+            Action::LoopbackUp => Ok(crate::sys::namespace::loopback_up()?),
+
+            Action::OpenTree { slot, source, recursive, follow } => {
+                self.open_tree(*slot, source, *recursive, *follow)
+            }
+            Action::MountRoot { slot, path, propagation } => self.mount_root(*slot, path, *propagation),
+            Action::Mount(mount) => self.mount(mount),
+            Action::Device { inside, kind, major, minor, mode, uid, gid } => {
+                self.device(inside, *kind, (*major, *minor), *mode, (*uid, *gid))
+            }
+            Action::Symlink { inside, to, replace } => self.symlink(inside, to, *replace),
+            Action::Terminal { size, owner, console } => self.terminal(*size, *owner, *console),
+            Action::ReopenNull => self.reopen_null(),
+            Action::Hooks { hooks, state, .. } => self.hooks(hooks, state),
+            Action::Sysctl { path, value } => self.sysctl(path, value),
+            Action::ReadOnlyPath { inside } => self.read_only_path(inside),
+            Action::Mask { inside } => self.mask(inside),
+            Action::ReadOnlyMount { slot } => self.read_only_mount(*slot),
+            Action::ReadOnlyRoot => self.read_only_root(),
+            Action::MakeDirectory { inside, mode } => self.make_directory(inside, *mode),
+            Action::Pivot => self.pivot(),
+            Action::MoveRoot => self.move_root(),
+            Action::Chroot => self.chroot(),
+            Action::RootPropagation { flags } => self.root_propagation(*flags),
+
+            Action::Session => Ok(nix::unistd::setsid().map(drop)?),
+            Action::Hostname { name } => Ok(crate::sys::process::set_hostname(name)?),
+            Action::Domainname { name } => Ok(crate::sys::process::set_domainname(name)?),
+            Action::Label { file, text } => self.label(file, text),
+            Action::Rlimit { resource, soft, hard } => {
+                Ok(crate::sys::process::set_limit(*resource, *soft, *hard)?)
+            }
+            Action::Scheduler(attributes) => process::scheduler(attributes),
+            Action::IoPriority { value } => Ok(crate::sys::process::set_io_priority(*value)?),
+            Action::Personality { value } => Ok(crate::sys::process::set_personality(*value)?),
+            Action::MemoryPolicy { mode, nodes } => Ok(crate::sys::process::set_memory_policy(*mode, nodes)?),
+            Action::Affinity { mask } => Ok(crate::sys::process::set_affinity(mask)?),
+            Action::NoNewPrivileges => Ok(crate::sys::process::set_no_new_privileges()?),
+            Action::CloseOnExec { from } => Ok(crate::sys::fd::close_on_exec_from(*from)?),
+            Action::Seccomp { filter, .. } => self.seccomp(number, filter),
+            Action::SetUser { uid, gid, groups } => process::set_user(*uid, *gid, groups.as_deref()),
+            Action::Umask { mask } => process::umask(*mask),
+            Action::Capabilities(sets) => process::capabilities(sets),
+            Action::WorkingDirectory { path } => process::working_directory(path),
+            Action::FindExecutable { candidates } => self.find_executable(candidates),
+            Action::WaitStart => self.wait_start(),
+            Action::Exec { .. } => self.execute(),
+        }
+    }
+
+    /// The parent hears of a failure, or `start` does, once it has opened the gate.
+    fn tell(&self, step: u32, failure: Failure) {
+        let report = match failure {
+            Failure::Step(errno, note) => Report::Failed { step, errno: errno as i32, note },
+            Failure::Hook(hook, how) => Report::HookFailed { step, hook, how },
+        };
+        let listener = match &self.given.gate {
+            Some(gate) if self.started => gate.outcome.as_fd(),
+            _ => self.given.conversation.as_fd(),
+        };
+        // Whoever does not listen any more has seen us end.
+        let _ = wire::send(listener, &report);
+    }
+
+    fn report(&mut self, step: u32, moment: Moment) -> Outcome {
+        wire::send(self.given.conversation.as_fd(), &Report::Reached { step })?;
+        wire::await_grant(self.given.conversation.as_fd())?;
+        debug_assert!(moment != Moment::Ready || !self.started);
+        Ok(())
+    }
+
+    /// One byte through `go` is the leave to go on. We hold a writing end as well, so it never reads as closed.
+    fn wait_start(&mut self) -> Outcome {
+        let gate = self.given.gate.as_ref().ok_or(Errno::EBADF)?;
+        loop {
+            match nix::unistd::read(&gate.go, &mut [0; 1]) {
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(_) => break,
+            }
+        }
+        self.started = true;
+        Ok(())
+    }
+
+    /// A lone thread that moves itself takes no lock that others wait for (`cgroup.procs` would).
+    fn enter_cgroups(&self) -> Outcome {
+        for door in self.given.doors {
+            write_once(door.as_fd(), b"0")?;
+        }
+        Ok(())
+    }
+
+    fn slot(&self, slot: Slot) -> Result<BorrowedFd<'_>, Errno> {
+        self.given.slots.get(slot.0).and_then(Option::as_ref).map(AsFd::as_fd).ok_or(Errno::EBADF)
+    }
+
+    fn fill(&mut self, slot: Slot, fd: OwnedFd) -> Outcome {
+        *self.given.slots.get_mut(slot.0).ok_or(Errno::EBADF)? = Some(fd);
+        Ok(())
+    }
+
+    fn root(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.root.as_ref().map(AsFd::as_fd).ok_or(Errno::EBADF)
+    }
+}

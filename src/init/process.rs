@@ -1,0 +1,168 @@
+//! Who the process is, where it stands and what it runs. Runs in every process of a container.
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
+use nix::sys::stat::{Mode, SFlag, stat};
+use nix::unistd::{AccessFlags, faccessat};
+
+use super::hooks::decimal;
+use super::{Failure, Init, Outcome};
+use crate::plan::{CapabilitySets, SchedulerAttributes};
+use crate::sys::creds::{self, ThreadSets};
+use crate::sys::path::open_in_root;
+use crate::sys::process;
+use crate::wire::Note;
+
+/// More of a passwd file is not read.
+const LONGEST_PASSWD: u64 = 1 << 20;
+
+impl<'a> Init<'a> {
+    /// The one file of the container whose text init reads, because only here it is the one that the process will see.
+    pub fn home(&mut self, uid: u32) -> Outcome {
+        let root = open(c"/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let mut text = Vec::new();
+        // Whatever else stands there (a fifo, a directory) is not a passwd file.
+        if let Ok(file) = open_in_root(root.as_fd(), c"etc/passwd", libc::O_RDONLY | libc::O_NONBLOCK, 0) {
+            let file = File::from(file);
+            if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                file.take(LONGEST_PASSWD).read_to_end(&mut text).map_err(|_| Errno::EIO)?;
+            }
+        }
+        let home = home_in_passwd(&text, uid).unwrap_or(b"/");
+        let variable = CString::new([b"HOME=", home].concat()).map_err(|_| Errno::EINVAL)?;
+        self.image.add_variable(variable);
+        Ok(())
+    }
+
+    /// The first candidate that is an executable file; else what was wrong with the one that came nearest.
+    pub fn find_executable(&mut self, candidates: &'a [CString]) -> Outcome {
+        let mut verdict = Errno::ENOENT;
+        for (index, candidate) in candidates.iter().enumerate() {
+            match executable(candidate) {
+                Ok(()) => {
+                    self.candidates = candidates;
+                    self.executable = index;
+                    return Ok(());
+                }
+                Err(Errno::ENOENT | Errno::ENOTDIR) if candidates.len() > 1 => {}
+                Err(error) => verdict = error,
+            }
+        }
+        Err(verdict.into())
+    }
+
+    pub fn execute(&self) -> Outcome {
+        let path = self.candidates.get(self.executable).ok_or(Errno::ENOENT)?;
+        let error = self.image.execute(path);
+        Err(Failure::Step(error, Note::new(path.to_bytes())))
+    }
+}
+
+/// The sixth field of the user's line (passwd(5)).
+fn home_in_passwd(text: &[u8], uid: u32) -> Option<&[u8]> {
+    let mut digits = [0; 10];
+    let uid = decimal(uid, &mut digits);
+    text.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        (fields.nth(2)? == uid).then(|| fields.nth(2)).flatten().filter(|home| !home.is_empty())
+    })
+}
+
+fn executable(path: &CStr) -> Result<(), Errno> {
+    let mode = SFlag::from_bits_truncate(stat(path)?.st_mode);
+    if mode & SFlag::S_IFMT == SFlag::S_IFDIR {
+        return Err(Errno::EISDIR);
+    }
+    faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS)
+}
+
+/// Capabilities stay permitted over the change of user, and are made effective again for the steps that follow.
+pub fn set_user(uid: u32, gid: u32, groups: Option<&[u32]>) -> Outcome {
+    process::set_keep_capabilities(true)?;
+    if let Some(groups) = groups {
+        creds::set_groups(groups)?;
+    }
+    creds::set_gid(gid)?;
+    creds::set_uid(uid)?;
+    process::set_keep_capabilities(false)?;
+    let sets = creds::capabilities()?;
+    Ok(creds::set_capabilities(ThreadSets { effective: sets.permitted, ..sets })?)
+}
+
+/// The bounding set first, while CAP_SETPCAP is there; ambient last, since it needs the two that it is made of.
+pub fn capabilities(sets: &CapabilitySets) -> Outcome {
+    for capability in 0..u64::BITS {
+        if sets.bounding & 1 << capability != 0 {
+            continue;
+        }
+        match process::drop_bounding(capability) {
+            Ok(()) => {}
+            // Past the last capability that this kernel knows.
+            Err(Errno::EINVAL) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    creds::set_capabilities(ThreadSets {
+        effective: sets.effective,
+        permitted: sets.permitted,
+        inheritable: sets.inheritable,
+    })?;
+    process::clear_ambient()?;
+    for capability in 0..u64::BITS {
+        if sets.ambient & 1 << capability != 0 {
+            process::raise_ambient(capability)?;
+        }
+    }
+    Ok(())
+}
+
+pub fn umask(mask: u32) -> Outcome {
+    nix::sys::stat::umask(Mode::from_bits_truncate(mask));
+    Ok(())
+}
+
+/// CVE-2024-21626: a directory outside the root, reached through a leaked descriptor, has no path below it; getcwd(2)
+/// then says `(unreachable)`, which libc reports as ENOENT.
+pub fn working_directory(path: &CStr) -> Outcome {
+    nix::unistd::chdir(path)?;
+    match nix::unistd::getcwd() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            Err(Failure::Step(error, Note::new(b"current working directory is outside of the container")))
+        }
+    }
+}
+
+pub fn scheduler(attributes: &SchedulerAttributes) -> Outcome {
+    Ok(process::set_scheduler(&libc::sched_attr {
+        size: size_of::<libc::sched_attr>() as u32,
+        sched_policy: attributes.policy,
+        sched_flags: attributes.flags,
+        sched_nice: attributes.nice,
+        sched_priority: attributes.priority,
+        sched_runtime: attributes.runtime,
+        sched_deadline: attributes.deadline,
+        sched_period: attributes.period,
+    })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::home_in_passwd;
+
+    #[test]
+    fn home_is_what_passwd_says_about_the_uid() {
+        let text =
+            b"root:x:0:0:root:/root:/bin/sh\nbroken\nwww:x:33:33::/var/www:/bin/false\nnone:x:7:7:::\n";
+        assert_eq!(home_in_passwd(text, 33), Some(b"/var/www".as_slice()));
+        assert_eq!(home_in_passwd(text, 0), Some(b"/root".as_slice()));
+        assert_eq!(home_in_passwd(text, 3), None);
+        assert_eq!(home_in_passwd(text, 7), None);
+        assert_eq!(home_in_passwd(b"", 0), None);
+    }
+}

@@ -1,0 +1,491 @@
+//! What would have to happen for a container to exist, as data.
+//!
+//! Runs outside, before anything is made. Pure: no system call, no file, no clock; `bundle.rs` and
+//! `facts.rs` are the two that look at the world. `init/` walks [`Step`]s and `launch/` does the rest;
+//! neither parses, looks up or validates.
+
+#![deny(clippy::disallowed_methods)]
+
+use std::ffi::CString;
+use std::path::PathBuf;
+
+use limits::Limits;
+use seccomp::Filter;
+
+pub mod bundle;
+pub mod capabilities;
+pub mod cgroup;
+pub mod cgroup_mounts;
+pub mod confinement;
+pub mod device_rules;
+pub mod devices;
+pub mod facts;
+pub mod filesystem;
+pub mod guest;
+pub mod hooks;
+pub mod idmap;
+pub mod limits;
+pub mod mount_options;
+pub mod mounts;
+pub mod namespaces;
+pub mod process;
+pub mod request;
+pub mod rlimits;
+pub mod rootfs;
+pub mod scheduling;
+pub mod seccomp;
+pub mod steps;
+pub mod sysctl;
+#[cfg(test)]
+mod testing;
+
+/// An index into the table of descriptors that the parent opened before the first step, or that a step fills.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot(pub usize);
+
+/// One container's birth, or one more process in it.
+#[derive(Debug)]
+pub struct Plan {
+    /// What the parent opens before it clones, each into its slot.
+    pub open: Vec<(Slot, Open)>,
+    /// How many slots there are: those of `open`, and those that steps fill.
+    pub slots: usize,
+    pub enter: Enter,
+    pub steps: Vec<Step>,
+    pub outside: Outside,
+    /// Where the process belongs, and what is limited there; `None` for a guest (it goes where init is).
+    pub cgroup: Option<GroupPlan>,
+    /// Known oddities that the specification says are not errors.
+    pub warnings: Vec<String>,
+}
+
+/// What the parent does to the child from outside, while the child makes its namespaces.
+#[derive(Debug, Default)]
+pub struct Outside {
+    /// `/proc/PID/oom_score_adj`; only a process outside a user namespace may lower it.
+    pub oom_score_adj: Option<i32>,
+    pub uid_map: Vec<IdMapping>,
+    pub gid_map: Vec<IdMapping>,
+    /// Write `deny` to `/proc/PID/setgroups` first (an unprivileged gid map, user_namespaces(7)).
+    pub deny_setgroups: bool,
+    /// The maps are written by newuidmap(1) and newgidmap(1).
+    pub map_with_helpers: bool,
+    pub prestart: Vec<Hook>,
+    pub create_runtime: Vec<Hook>,
+    pub poststart: Vec<Hook>,
+    pub poststop: Vec<Hook>,
+    /// The terminal's first size, and whether there is one.
+    pub terminal: Option<Terminal>,
+}
+
+/// A control group to be made, and its limits.
+#[derive(Debug)]
+pub struct GroupPlan {
+    /// Relative to the mount point of every hierarchy, without a leading slash.
+    pub path: PathBuf,
+    pub limits: Limits,
+    /// The configuration names the group, so the container cannot do without it.
+    pub required: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdMapping {
+    pub inside: u32,
+    pub outside: u32,
+    pub count: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terminal {
+    pub rows: u16,
+    pub columns: u16,
+}
+
+/// Something that the parent opens before the clone.
+#[derive(Debug)]
+pub enum Open {
+    /// A detached copy of a mount or a directory tree, by open_tree(2).
+    Tree { source: CString, recursive: bool, follow: bool, idmap: Option<IdMap> },
+    /// A namespace file, checked to be of the type that was asked for.
+    Namespace { kind: Namespace, path: CString },
+    /// The process whose namespaces a guest joins.
+    Pidfd { pid: i32 },
+}
+
+/// The mappings of an idmapped mount (config.md, mounts: `uidMappings`, `gidMappings`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdMap {
+    pub uids: Vec<IdMapping>,
+    pub gids: Vec<IdMapping>,
+    pub recursive: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Namespace {
+    User,
+    Cgroup,
+    Ipc,
+    Uts,
+    Network,
+    Pid,
+    Mount,
+    Time,
+}
+
+/// How the child comes to be in its namespaces.
+#[derive(Debug, Default)]
+pub struct Enter {
+    /// `CLONE_NEW*` flags for clone3(2); never the cgroup or the time namespace, which the child makes itself.
+    pub clone: u64,
+    /// A pid namespace that is entered before the clone, for the child alone: by the stand-in if there is one,
+    /// else by the parent, which goes back to its own after the clone.
+    pub pid: Option<Slot>,
+    /// Other namespaces that the parent enters before the clone and leaves after it: a child born in a new user
+    /// namespace has no right to join what older ones own.
+    pub ahead: Vec<(Namespace, Slot)>,
+    /// A user namespace that must be entered before the clone, by a stand-in which then clones init with `CLONE_PARENT`.
+    pub stand_in: Option<Slot>,
+}
+
+/// One step of the child's walk.
+#[derive(Debug)]
+pub struct Step {
+    pub when: When,
+    pub action: Action,
+}
+
+/// Whether only a container's first process takes a step, or every process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    Birth,
+    Every,
+}
+
+/// What the child can do. Paths named `inside` are resolved below the container's root, by openat2(2).
+#[derive(Debug)]
+pub enum Action {
+    // Into the namespaces
+    /// Write `0` to every v1 hierarchy's `tasks`, through descriptors that the parent opened.
+    EnterCgroups,
+    /// setns(2) with a namespace file.
+    Join {
+        kind: Namespace,
+        slot: Slot,
+    },
+    /// setns(2) with a pidfd: all namespaces of `flags` (`CLONE_NEW*`) at once.
+    JoinProcess {
+        slot: Slot,
+        flags: i32,
+    },
+    /// unshare(2) with `CLONE_NEW*` flags.
+    Unshare {
+        flags: i32,
+    },
+    /// A new time namespace with these offsets in it: the text of `/proc/self/timens_offsets`.
+    TimeOffsets {
+        text: CString,
+    },
+    /// Tell the parent, and wait until it has done its part.
+    Report(Moment),
+    /// Become uid 0 and gid 0 of the user namespace.
+    TakeRoot,
+    /// Keep others in the namespaces from reading our memory and descriptors (CVE-2016-9962).
+    Undumpable,
+    /// `PR_SET_PDEATHSIG`: die with the runtime, or no longer.
+    ParentDeath {
+        signal: i32,
+    },
+    /// A new session keyring of this name; exhausted quotas are errors, a kernel without keyrings is not.
+    SessionKeyring {
+        name: CString,
+    },
+    LoopbackUp,
+
+    // The root filesystem
+    /// Fill a slot from inside, where the parent has no right to (an unprivileged user).
+    OpenTree {
+        slot: Slot,
+        source: CString,
+        recursive: bool,
+        follow: bool,
+    },
+    /// Make `/` propagate as told (a recursive `MS_SLAVE` or `MS_PRIVATE`), then put the root tree on `path`.
+    MountRoot {
+        slot: Slot,
+        path: CString,
+        propagation: u64,
+    },
+    Mount(Box<Mount>),
+    /// A device node, unless the same one is there.
+    Device {
+        inside: CString,
+        kind: DeviceKind,
+        major: u32,
+        minor: u32,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+    /// A symbolic link; what exists already stays, or makes room for it.
+    Symlink {
+        inside: CString,
+        to: CString,
+        replace: bool,
+    },
+    /// Allocate a terminal in the container's devpts, send its master to the parent's socket, bind it on
+    /// `/dev/console` (when that is mounted at birth), and make it standard input, output and error.
+    Terminal {
+        size: Option<Terminal>,
+        owner: u32,
+        console: bool,
+    },
+    /// Replace the host's `/dev/null` on standard streams by the container's.
+    ReopenNull,
+    /// Hooks that run in the container; each reads `state` with the process's own pid in its middle.
+    Hooks {
+        point: HookPoint,
+        hooks: Vec<Hook>,
+        state: HookState,
+    },
+    /// Write below `/proc/sys`, through the host's verified procfs.
+    Sysctl {
+        path: CString,
+        value: CString,
+    },
+    ReadOnlyPath {
+        inside: CString,
+    },
+    Mask {
+        inside: CString,
+    },
+    /// Make a filesystem read-only at last: the mount that was kept in `slot`.
+    ReadOnlyMount {
+        slot: Slot,
+    },
+    ReadOnlyRoot,
+    /// Make the working directory if it is missing.
+    MakeDirectory {
+        inside: CString,
+        mode: u32,
+    },
+    /// Change the root: pivot_root(2), or move and chroot(2) where the root is a ramdisk.
+    Pivot,
+    MoveRoot,
+    Chroot,
+    /// The propagation of the container's `/` (`MS_SHARED`, ... as for mount(2)).
+    RootPropagation {
+        flags: u64,
+    },
+
+    // The process
+    Session,
+    Hostname {
+        name: CString,
+    },
+    Domainname {
+        name: CString,
+    },
+    /// Write `text` to `/proc/thread-self/FILE` (attr/exec and the like) through the host's verified procfs.
+    Label {
+        file: CString,
+        text: CString,
+    },
+    Rlimit {
+        resource: u32,
+        soft: u64,
+        hard: u64,
+    },
+    Scheduler(SchedulerAttributes),
+    IoPriority {
+        value: i32,
+    },
+    Personality {
+        value: u64,
+    },
+    MemoryPolicy {
+        mode: i32,
+        nodes: Vec<u64>,
+    },
+    Affinity {
+        mask: Vec<u8>,
+    },
+    NoNewPrivileges,
+    /// Mark every descriptor from `from` on close-on-exec.
+    CloseOnExec {
+        from: u32,
+    },
+    /// Load the container's filter; `early` when there is no no_new_privileges and privileges are needed.
+    Seccomp {
+        filter: Box<Filter>,
+        early: bool,
+    },
+    /// setgroups(2), setgid(2), setuid(2), with permitted capabilities kept over it.
+    SetUser {
+        uid: u32,
+        gid: u32,
+        groups: Option<Vec<u32>>,
+    },
+    Umask {
+        mask: u32,
+    },
+    Capabilities(CapabilitySets),
+    /// chdir(2), and see that the place is below the root (CVE-2024-21626).
+    WorkingDirectory {
+        path: CString,
+    },
+    /// Add `HOME` to the environment: what `/etc/passwd` inside says about `uid`, else `/`.
+    Home {
+        uid: u32,
+    },
+    /// Find the first candidate that can be executed.
+    FindExecutable {
+        candidates: Vec<CString>,
+    },
+    /// Wait at the start gate.
+    WaitStart,
+    Exec {
+        arguments: Vec<CString>,
+        environment: Vec<CString>,
+    },
+}
+
+/// Points of the conversation at which the child waits for the parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// In its namespaces: the parent writes id maps and moves network devices.
+    Entered,
+    /// The root is assembled: the parent runs prestart and createRuntime hooks.
+    Assembled,
+    /// Nothing is left but the start gate or execve(2): the parent writes down what exists.
+    Ready,
+}
+
+/// A mount to be made.
+#[derive(Debug)]
+pub struct Mount {
+    pub inside: CString,
+    pub what: MountWhat,
+    /// `MOUNT_ATTR_*` to set and to clear on the mount itself, then on everything below it.
+    pub set: u64,
+    pub clear: u64,
+    pub set_recursive: u64,
+    pub clear_recursive: u64,
+    /// `MS_SHARED | MS_REC` and the like, in order, each a call of its own.
+    pub propagation: Vec<u64>,
+    /// Copy what the root has at the target into the new filesystem (option `tmpcopyup`).
+    pub copy_up: bool,
+    /// A target that is there already gives its mode to the new filesystem (a tmpfs without `mode=`).
+    pub adopt_mode: bool,
+    /// A tree that is a symbolic link is not mounted: a link like it is made at the target (option `copy-symlink`).
+    pub copy_symlink: bool,
+    /// The slot that keeps the attached mount, for a later [`Action::ReadOnlyMount`].
+    pub keep: Option<Slot>,
+    /// The target's last component may be a symbolic link (false for proc and sysfs: CVE-2019-19921).
+    pub follow: bool,
+}
+
+#[derive(Debug)]
+pub enum MountWhat {
+    /// fsopen(2), then each parameter, in order.
+    Filesystem { kind: CString, parameters: Vec<Parameter> },
+    /// A tree from a slot.
+    Tree { slot: Slot },
+    /// The same filesystem that the host has there, when the kernel refuses a new one in a user namespace.
+    FilesystemOrTree { kind: CString, parameters: Vec<Parameter>, slot: Slot },
+    /// What is mounted at the target already: fspick(2) takes the parameters if there are any, then the
+    /// mount takes its attributes (option `remount`).
+    Remount { parameters: Vec<Parameter> },
+}
+
+/// One fsconfig(2) call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parameter {
+    Flag(CString),
+    Text(CString, CString),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    Character,
+    Block,
+    Fifo,
+}
+
+/// The fields of `struct sched_attr` (sched_setattr(2)); times in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SchedulerAttributes {
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+/// The five sets as bit masks, bit n for capability n.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CapabilitySets {
+    pub bounding: u64,
+    pub effective: u64,
+    pub permitted: u64,
+    pub inheritable: u64,
+    pub ambient: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookPoint {
+    Prestart,
+    CreateRuntime,
+    CreateContainer,
+    StartContainer,
+    Poststart,
+    Poststop,
+}
+
+/// A program to run at a point of a container's life (config.md, POSIX-platform hooks).
+#[derive(Clone, Debug)]
+pub struct Hook {
+    pub path: CString,
+    pub arguments: Vec<CString>,
+    /// `None`: the runtime's own.
+    pub environment: Option<Vec<CString>>,
+    pub timeout_ms: Option<u64>,
+}
+
+/// A container's state in JSON, around the pid (which only the process itself knows in its namespace).
+#[derive(Clone, Debug)]
+pub struct HookState {
+    pub before_pid: Vec<u8>,
+    pub after_pid: Vec<u8>,
+}
+
+impl Namespace {
+    /// The `CLONE_NEW*` flag.
+    pub fn flag(self) -> i32 {
+        match self {
+            Namespace::User => libc::CLONE_NEWUSER,
+            Namespace::Cgroup => libc::CLONE_NEWCGROUP,
+            Namespace::Ipc => libc::CLONE_NEWIPC,
+            Namespace::Uts => libc::CLONE_NEWUTS,
+            Namespace::Network => libc::CLONE_NEWNET,
+            Namespace::Pid => libc::CLONE_NEWPID,
+            Namespace::Mount => libc::CLONE_NEWNS,
+            Namespace::Time => libc::CLONE_NEWTIME,
+        }
+    }
+}
+
+impl HookPoint {
+    /// As the configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            HookPoint::Prestart => "prestart",
+            HookPoint::CreateRuntime => "createRuntime",
+            HookPoint::CreateContainer => "createContainer",
+            HookPoint::StartContainer => "startContainer",
+            HookPoint::Poststart => "poststart",
+            HookPoint::Poststop => "poststop",
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What a plan is made from: the configuration, what the caller asked for, and what the host is.
+//!
+//! Runs outside. Answers questions about the configuration that more than one planner asks.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use oci_spec::runtime::{Linux, Spec};
+
+use super::facts::Facts;
+
+/// All that a planner may look at.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    pub id: &'a str,
+    /// The bundle's directory, absolute.
+    pub bundle: &'a Path,
+    pub spec: &'a Spec,
+    /// What reading the configuration already warned about.
+    pub warnings: &'a [String],
+    pub facts: &'a Facts,
+    pub options: &'a Options,
+}
+
+/// What the command line and the runtime's environment ask for, beyond the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub no_pivot: bool,
+    pub no_new_keyring: bool,
+    /// Descriptors 3 and up that the caller gives to the process, after those of `listen`.
+    pub preserve_fds: u32,
+    /// `LISTEN_FDS` and `LISTEN_FDNAMES`, as systemd passes them (sd_listen_fds(3)).
+    pub listen: Option<Listen>,
+    pub console: Console,
+    pub cgroups: Cgroups,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub fds: u32,
+    pub names: Option<String>,
+}
+
+/// Who makes the container's cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cgroups {
+    /// The runtime, in the cgroup filesystem.
+    #[default]
+    Files,
+    /// systemd: `linux.cgroupsPath` names a slice and a unit.
+    Systemd,
+    /// Nobody: the container stays where its caller is.
+    Disabled,
+}
+
+/// Where a terminal's master goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Console {
+    /// Nobody takes one: a configuration that asks for a terminal is refused.
+    #[default]
+    None,
+    /// `--console-socket`.
+    Socket(PathBuf),
+    /// The runtime stays and relays its own terminal.
+    Foreground,
+}
+
+impl<'a> Request<'a> {
+    pub fn linux(&self) -> Option<&'a Linux> {
+        self.spec.linux().as_ref()
+    }
+}
+
+/// A string for the kernel. `bundle.rs` refuses NUL bytes in the configuration; this is for the rest.
+pub fn c_string(text: impl Into<Vec<u8>>) -> Result<CString> {
+    CString::new(text).context("a NUL byte inside a string")
+}
+
+/// An absolute path that the kernel would take, from `member` of the configuration.
+pub fn c_path(path: &Path, member: &str) -> Result<CString> {
+    ensure!(path.is_absolute(), "{member}: {path:?} is not absolute");
+    let bytes = path.as_os_str().as_encoded_bytes();
+    ensure!(bytes.len() < libc::PATH_MAX as usize, "{member}: is longer than a path may be");
+    c_string(bytes)
+}

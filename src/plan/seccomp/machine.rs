@@ -1,0 +1,252 @@
+//! The architectures whose system calls one kernel takes: the native one and its compatible elders.
+//!
+//! An architecture of the spec that is not in [`FAMILY`] can never make a call here, so a profile that
+//! names it is not wrong and nothing is generated for it.
+
+use oci_spec::runtime::Arch;
+use seccompiler::SeccompCmpArgLen::{self, Dword, Qword};
+
+use super::names::names;
+
+/// The first of the x32 calls, which share their `AUDIT_ARCH` with x86-64.
+const X32_BIT: u32 = 0x4000_0000;
+
+#[derive(Debug)]
+pub struct Architecture {
+    pub spec: Arch,
+    pub name: &'static str,
+    /// `AUDIT_ARCH_*`, what the filter sees.
+    pub audit: u32,
+    /// Its calls have numbers from here on.
+    pub first: u32,
+    /// How much of an argument register its programs fill.
+    pub width: SeccompCmpArgLen,
+    /// Sockets and System V IPC can also be reached through socketcall(2) and ipc(2).
+    pub multiplexed: bool,
+    pub number: fn(&str) -> Option<u32>,
+}
+
+impl Architecture {
+    pub fn knows(&self, name: &str) -> bool {
+        (self.number)(name).is_some() || (self.multiplexed && multiplexer(name).is_some())
+    }
+
+    /// The part of a value that its programs can pass.
+    pub fn visible(&self, value: u64) -> u64 {
+        match self.width {
+            Dword => value & u64::from(u32::MAX),
+            Qword => value,
+        }
+    }
+}
+
+/// What this kernel runs; the native architecture comes first.
+#[cfg(target_arch = "x86_64")]
+pub const FAMILY: &[Architecture] = X86_64;
+#[cfg(target_arch = "aarch64")]
+pub const FAMILY: &[Architecture] = AARCH64;
+#[cfg(target_arch = "riscv64")]
+pub const FAMILY: &[Architecture] = RISCV64;
+
+#[cfg(any(target_arch = "x86_64", test))]
+pub const X86_64: &[Architecture] = &[
+    Architecture {
+        spec: Arch::ScmpArchX86_64,
+        name: "SCMP_ARCH_X86_64",
+        audit: 0xc000_003e,
+        first: 0,
+        width: Qword,
+        multiplexed: false,
+        number: x86_64_number,
+    },
+    Architecture {
+        spec: Arch::ScmpArchX32,
+        name: "SCMP_ARCH_X32",
+        audit: 0xc000_003e,
+        first: X32_BIT,
+        width: Dword,
+        multiplexed: false,
+        number: x32_number,
+    },
+    Architecture {
+        spec: Arch::ScmpArchX86,
+        name: "SCMP_ARCH_X86",
+        audit: 0x4000_0003,
+        first: 0,
+        width: Dword,
+        multiplexed: true,
+        number: |name| names!(syscalls::x86::Sysno).number(name),
+    },
+];
+
+#[cfg(any(target_arch = "aarch64", test))]
+pub const AARCH64: &[Architecture] = &[
+    Architecture {
+        spec: Arch::ScmpArchAarch64,
+        name: "SCMP_ARCH_AARCH64",
+        audit: 0xc000_00b7,
+        first: 0,
+        width: Qword,
+        multiplexed: false,
+        number: aarch64_number,
+    },
+    Architecture {
+        spec: Arch::ScmpArchArm,
+        name: "SCMP_ARCH_ARM",
+        audit: 0x4000_0028,
+        first: 0,
+        width: Dword,
+        multiplexed: false,
+        number: arm_number,
+    },
+];
+
+#[cfg(any(target_arch = "riscv64", test))]
+pub const RISCV64: &[Architecture] = &[Architecture {
+    spec: Arch::ScmpArchRiscv64,
+    name: "SCMP_ARCH_RISCV64",
+    audit: 0xc000_00f3,
+    first: 0,
+    width: Qword,
+    multiplexed: false,
+    number: |name| names!(syscalls::riscv64::Sysno).number(name),
+}];
+
+#[cfg(any(target_arch = "x86_64", test))]
+fn x86_64_number(name: &str) -> Option<u32> {
+    names!(syscalls::x86_64::Sysno).number(name)
+}
+
+/// Calls that x32 makes under a number of its own, because they pass pointers in memory.
+#[cfg(any(target_arch = "x86_64", test))]
+const X32_OWN: &[(&str, u32)] = &[
+    ("rt_sigaction", 512),
+    ("rt_sigreturn", 513),
+    ("ioctl", 514),
+    ("readv", 515),
+    ("writev", 516),
+    ("recvfrom", 517),
+    ("sendmsg", 518),
+    ("recvmsg", 519),
+    ("execve", 520),
+    ("ptrace", 521),
+    ("rt_sigpending", 522),
+    ("rt_sigtimedwait", 523),
+    ("rt_sigqueueinfo", 524),
+    ("sigaltstack", 525),
+    ("timer_create", 526),
+    ("mq_notify", 527),
+    ("kexec_load", 528),
+    ("waitid", 529),
+    ("set_robust_list", 530),
+    ("get_robust_list", 531),
+    ("vmsplice", 532),
+    ("move_pages", 533),
+    ("preadv", 534),
+    ("pwritev", 535),
+    ("rt_tgsigqueueinfo", 536),
+    ("recvmmsg", 537),
+    ("sendmmsg", 538),
+    ("process_vm_readv", 539),
+    ("process_vm_writev", 540),
+    ("setsockopt", 541),
+    ("getsockopt", 542),
+    ("io_setup", 543),
+    ("io_submit", 544),
+    ("execveat", 545),
+    ("preadv2", 546),
+    ("pwritev2", 547),
+];
+
+/// Calls of x86-64 that x32 never had.
+#[cfg(any(target_arch = "x86_64", test))]
+const X32_LACKS: &[&str] = &[
+    "_sysctl",
+    "create_module",
+    "epoll_ctl_old",
+    "epoll_wait_old",
+    "get_kernel_syms",
+    "get_thread_area",
+    "map_shadow_stack",
+    "nfsservctl",
+    "query_module",
+    "set_thread_area",
+    "uselib",
+    "vserver",
+];
+
+#[cfg(any(target_arch = "x86_64", test))]
+fn x32_number(name: &str) -> Option<u32> {
+    let own = X32_OWN.iter().find(|(own, _)| *own == name).map(|(_, number)| *number);
+    let number = match own {
+        Some(number) => number,
+        None if X32_LACKS.contains(&name) => return None,
+        None => x86_64_number(name)?,
+    };
+    Some(X32_BIT | number)
+}
+
+#[cfg(any(target_arch = "aarch64", test))]
+fn aarch64_number(name: &str) -> Option<u32> {
+    // The kernel's generic table says fstatat, everybody else says newfstatat.
+    let name = if name == "newfstatat" { "fstatat" } else { name };
+    names!(syscalls::aarch64::Sysno).number(name)
+}
+
+/// The calls that only the ARM kernel has, numbered far from the common ones.
+#[cfg(any(target_arch = "aarch64", test))]
+const ARM_OWN: &[(&str, u32)] = &[
+    ("breakpoint", 0xf_0001),
+    ("cacheflush", 0xf_0002),
+    ("usr26", 0xf_0003),
+    ("usr32", 0xf_0004),
+    ("set_tls", 0xf_0005),
+    ("get_tls", 0xf_0006),
+];
+
+#[cfg(any(target_arch = "aarch64", test))]
+fn arm_number(name: &str) -> Option<u32> {
+    let own = ARM_OWN.iter().find(|(own, _)| *own == name).map(|(_, number)| *number);
+    own.or_else(|| names!(syscalls::arm::Sysno).number(name))
+}
+
+/// The multiplexer of x86 that carries a call, and the call's number in it.
+pub fn multiplexer(name: &str) -> Option<(u32, u64)> {
+    const SOCKETCALL: u32 = 102;
+    const IPC: u32 = 117;
+    Some(match name {
+        "socket" => (SOCKETCALL, 1),
+        "bind" => (SOCKETCALL, 2),
+        "connect" => (SOCKETCALL, 3),
+        "listen" => (SOCKETCALL, 4),
+        "accept" => (SOCKETCALL, 5),
+        "getsockname" => (SOCKETCALL, 6),
+        "getpeername" => (SOCKETCALL, 7),
+        "socketpair" => (SOCKETCALL, 8),
+        "send" => (SOCKETCALL, 9),
+        "recv" => (SOCKETCALL, 10),
+        "sendto" => (SOCKETCALL, 11),
+        "recvfrom" => (SOCKETCALL, 12),
+        "shutdown" => (SOCKETCALL, 13),
+        "setsockopt" => (SOCKETCALL, 14),
+        "getsockopt" => (SOCKETCALL, 15),
+        "sendmsg" => (SOCKETCALL, 16),
+        "recvmsg" => (SOCKETCALL, 17),
+        "accept4" => (SOCKETCALL, 18),
+        "recvmmsg" => (SOCKETCALL, 19),
+        "sendmmsg" => (SOCKETCALL, 20),
+        "semop" => (IPC, 1),
+        "semget" => (IPC, 2),
+        "semctl" => (IPC, 3),
+        "semtimedop" => (IPC, 4),
+        "msgsnd" => (IPC, 11),
+        "msgrcv" => (IPC, 12),
+        "msgget" => (IPC, 13),
+        "msgctl" => (IPC, 14),
+        "shmat" => (IPC, 21),
+        "shmdt" => (IPC, 22),
+        "shmget" => (IPC, 23),
+        "shmctl" => (IPC, 24),
+        _ => return None,
+    })
+}

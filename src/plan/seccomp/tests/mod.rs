@@ -1,0 +1,1 @@
+//! Filters are run, not read: a BPF interpreter plays the kernel.

@@ -1,0 +1,126 @@
+//! Descriptors: what they are, how they cross a socket, and how none is left behind.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{self, ControlMessage, ControlMessageOwned, MsgFlags};
+
+use super::checked;
+
+/// A descriptor by number, for the three that every process is born with and those that a caller preserved.
+///
+/// The caller has seen that `number` is open; nothing closes it through the borrow.
+pub fn inherited(number: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: borrowing never closes, and a stale number only makes a later call fail with EBADF.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// The current directory, where a call wants a directory.
+pub fn current_directory() -> BorrowedFd<'static> {
+    inherited(libc::AT_FDCWD)
+}
+
+/// Mark all descriptors from `first` on close-on-exec (close_range(2)).
+pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
+    // SAFETY: no memory is passed, and nothing is closed now.
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    Ok(())
+}
+
+/// Whether `number` is an open descriptor.
+pub fn is_open(number: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no third argument and changes nothing.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
+/// Clear the close-on-exec flag.
+pub fn keep_over_exec(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).map(drop)
+}
+
+/// Put a copy of `fd` on `number`, replacing what was there.
+pub fn duplicate_onto(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
+    // SAFETY: the standard streams, which this is for, are not owned by any Rust value.
+    checked(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into())?;
+    Ok(())
+}
+
+/// Close a descriptor that was inherited and has no owner in this program.
+pub fn close_inherited(number: RawFd) {
+    // SAFETY: the caller holds that no Rust value owns `number`; a stale number is answered with EBADF.
+    unsafe { libc::close(number) };
+}
+
+/// Send `payload` and one descriptor in one message (unix(7), SCM_RIGHTS).
+pub fn send_with_fd(socket: BorrowedFd<'_>, payload: &[u8], fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let fds = [fd.as_raw_fd()];
+    socket::sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(payload)],
+        &[ControlMessage::ScmRights(&fds)],
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )
+    .map(drop)
+}
+
+/// Receive one descriptor; the payload is read into `payload` and its length returned.
+pub fn receive_fd(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let mut vector = [IoSliceMut::new(payload)];
+    let message =
+        socket::recvmsg::<()>(socket.as_raw_fd(), &mut vector, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let fd = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        _ => None,
+    });
+    // SAFETY: the kernel has just installed this descriptor for us, and nobody else knows it.
+    Ok((message.bytes, fd.map(|number| unsafe { OwnedFd::from_raw_fd(number) })))
+}
+
+/// Write all of `bytes` in one call; a short write is an error, as it would be for a kernel file.
+pub fn write_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
+    loop {
+        match nix::unistd::write(fd, bytes) {
+            Ok(length) if length == bytes.len() => return Ok(()),
+            Ok(_) => return Err(Errno::EIO),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether a file is the null device, character device 1:3 (null(4)).
+pub fn is_null_device(stat: &nix::sys::stat::FileStat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3)
+}
+
+/// Copy all extended attributes (xattr(7)) that both filesystems take.
+pub fn copy_extended_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut names = [0u8; 4096];
+    // SAFETY: the pointer and the length describe one live buffer.
+    let listed = unsafe { libc::flistxattr(from.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
+    let length = match Errno::result(listed) {
+        Ok(length) => length as usize,
+        Err(Errno::ENOTSUP) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let mut value = vec![0u8; 65536];
+    for name in names[..length].split_inclusive(|byte| *byte == 0) {
+        let name = std::ffi::CStr::from_bytes_with_nul(name).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: the name is a C string, the pointer and the length describe one live buffer.
+        let read = unsafe {
+            libc::fgetxattr(from.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+        };
+        let size = Errno::result(read)? as usize;
+        // SAFETY: as above; only what was just read is passed on.
+        let written =
+            unsafe { libc::fsetxattr(to.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), size, 0) };
+        match Errno::result(written) {
+            Ok(_) | Err(Errno::ENOTSUP | Errno::EPERM) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

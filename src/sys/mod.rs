@@ -1,0 +1,25 @@
+//! How the kernel is called safely: the only `unsafe` of the project.
+//!
+//! Runs anywhere. Takes borrowed descriptors and `&CStr`, returns owned descriptors or nothing, and fails with
+//! a bare [`Errno`]. No policy: which call, with which arguments, is decided elsewhere.
+#![allow(unsafe_code)]
+
+pub mod bpf;
+pub mod creds;
+pub mod fd;
+pub mod mount;
+pub mod namespace;
+pub mod path;
+pub mod process;
+pub mod procfs;
+pub mod program;
+pub mod seal;
+pub mod seccomp;
+pub mod terminal;
+
+use nix::errno::Errno;
+
+/// What a raw system call returned, as a result.
+fn checked(value: libc::c_long) -> Result<libc::c_long, Errno> {
+    Errno::result(value)
+}

@@ -1,0 +1,104 @@
+//! Another program, run to its end: hooks, newuidmap(1), ps(1).
+//!
+//! Runs on either side of a clone. The program gets its input in a memory file and leaves its output in another, so
+//! that a program which does not read, or does not stop writing, blocks nobody.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{Whence, lseek};
+
+use super::fd::{close_on_exec_from, duplicate_onto, write_once};
+use super::process::{Ended, Image, Side, Whom, clone_process, exit_now, signal, unblock_signals, wait};
+
+/// What to run, and for how long.
+pub struct Program<'a> {
+    pub path: &'a CStr,
+    pub arguments: &'a [CString],
+    pub environment: &'a [CString],
+    /// What it reads on its standard input, piece after piece.
+    pub input: &'a [&'a [u8]],
+    /// Where its standard output and error go; the runtime's own when `None`.
+    pub output: Option<BorrowedFd<'a>>,
+    pub timeout_ms: Option<u64>,
+}
+
+/// How a program came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Ended(Ended),
+    TimedOut,
+    NotStarted(Errno),
+}
+
+/// Run a program and wait for it. An error is ours (memory, processes), not the program's.
+pub fn run(program: &Program<'_>) -> Result<Outcome, Errno> {
+    let input = memory_file()?;
+    for piece in program.input {
+        write_once(input.as_fd(), piece)?;
+    }
+    lseek(&input, 0, Whence::SeekSet)?;
+    let (failure, tell) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let image = Image::new(program.arguments, program.environment);
+    let (pid, pidfd) = match clone_process(0, None)? {
+        Side::Child => {
+            let error = become_program(program, &image, input.as_fd());
+            // A parent that is gone needs no reason.
+            let _ = write_once(tell.as_fd(), &(error as i32).to_ne_bytes());
+            exit_now(127)
+        }
+        Side::Parent { pid, pidfd } => (pid, pidfd),
+    };
+    debug_assert!(pid > 0);
+    drop(tell);
+    let mut errno = [0; 4];
+    let not_started = nix::unistd::read(&failure, &mut errno)? == errno.len();
+    let in_time = not_started || ends_within(pidfd.as_fd(), program.timeout_ms)?;
+    if !in_time {
+        signal(pidfd.as_fd(), libc::SIGKILL)?;
+    }
+    let ended = wait(Whom::Process(pidfd.as_fd()), true)?;
+    Ok(match ended {
+        _ if not_started => Outcome::NotStarted(Errno::from_raw(i32::from_ne_bytes(errno))),
+        Some((_, ended)) if in_time => Outcome::Ended(ended),
+        _ => Outcome::TimedOut,
+    })
+}
+
+fn become_program(program: &Program<'_>, image: &Image<'_>, input: BorrowedFd<'_>) -> Errno {
+    let prepare = || {
+        duplicate_onto(input, 0)?;
+        if let Some(output) = program.output {
+            duplicate_onto(output, 1)?;
+            duplicate_onto(output, 2)?;
+        }
+        unblock_signals()?;
+        close_on_exec_from(3)
+    };
+    match prepare() {
+        Ok(()) => image.execute(program.path),
+        Err(error) => error,
+    }
+}
+
+fn ends_within(process: BorrowedFd<'_>, timeout_ms: Option<u64>) -> Result<bool, Errno> {
+    let timeout = match timeout_ms {
+        Some(limit) => PollTimeout::try_from(i32::try_from(limit).unwrap_or(i32::MAX)),
+        None => Ok(PollTimeout::NONE),
+    };
+    let timeout = timeout.map_err(|_| Errno::EINVAL)?;
+    loop {
+        match poll(&mut [PollFd::new(process, PollFlags::POLLIN)], timeout) {
+            Err(Errno::EINTR) => {}
+            result => return result.map(|ready| ready == 1),
+        }
+    }
+}
+
+/// An empty file in memory, for a program's input or output.
+pub fn memory_file() -> Result<OwnedFd, Errno> {
+    memfd_create(c"corten", MFdFlags::MFD_CLOEXEC)
+}
