@@ -1,7 +1,8 @@
 //! State on disk: the root directory, exclusion, atomic files, identity of pids, and what a killed runtime leaves.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::thread;
 use std::time::Duration;
 
@@ -54,6 +55,25 @@ fn a_relative_root_is_below_the_working_directory() {
     call(&["create", "--bundle", bundle.path().to_str().unwrap(), &bundle.id]).ok();
     assert!(bundle.scratch().join("relative").join(&bundle.id).exists());
     call(&["delete", "--force", &bundle.id]).ok();
+}
+
+#[test]
+fn who_is_not_root_has_a_root_directory_in_xdg_runtime_dir() {
+    let mut bundle = bundle!();
+    let (runtime_dir, copy) = (bundle.scratch().join("xdg"), bundle.scratch().join("corten"));
+    fs::create_dir(&runtime_dir).unwrap();
+    fs::copy(runtime(), &copy).unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+    // A container of root's, given to somebody else together with all that says so.
+    bundle.running();
+    symlink(bundle.state_root(), runtime_dir.join("corten")).unwrap();
+    let given =
+        std::process::Command::new("chown").args(["-R", "65534:65534"]).arg(bundle.state_root()).status();
+    assert!(given.unwrap().success());
+    let mut call =
+        Call::new(copy, &bundle.scratch()).args(["list", "--quiet"]).env("XDG_RUNTIME_DIR", &runtime_dir);
+    call.command.uid(65534).gid(65534).current_dir("/");
+    assert_eq!(call.output().ok().stdout(), format!("{}\n", bundle.id));
 }
 
 #[test]
