@@ -67,8 +67,8 @@ fn who_is_not_root_has_a_root_directory_in_xdg_runtime_dir() {
     // A container of root's, given to somebody else together with all that says so.
     bundle.running();
     symlink(bundle.state_root(), runtime_dir.join("corten")).unwrap();
-    let given =
-        std::process::Command::new("chown").args(["-R", "65534:65534"]).arg(bundle.state_root()).status();
+    let mut chown = std::process::Command::new("chown");
+    let given = chown.args(["-R", "65534:65534"]).args([bundle.state_root(), runtime_dir.clone()]).status();
     assert!(given.unwrap().success());
     let mut call =
         Call::new(copy, &bundle.scratch()).args(["list", "--quiet"]).env("XDG_RUNTIME_DIR", &runtime_dir);
