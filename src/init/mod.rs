@@ -27,10 +27,10 @@ use crate::sys::procfs::Procfs;
 use crate::wire::{self, HookEnd, Note, Report};
 
 /// What the parent hands to its child: descriptors opened before the clone.
-pub struct Birthright {
+pub struct Birthright<'a> {
     pub slots: Vec<Option<OwnedFd>>,
     /// Every v1 hierarchy's `tasks`.
-    pub doors: Vec<OwnedFd>,
+    pub doors: &'a [OwnedFd],
     pub conversation: OwnedFd,
     pub procfs: Procfs,
     pub gate: Option<Gate>,
@@ -60,7 +60,7 @@ type Outcome = Result<(), Failure>;
 
 /// The state of the walk.
 struct Init<'a> {
-    given: Birthright,
+    given: Birthright<'a>,
     /// The container's root: a mount's descriptor until the pivot, and the same after it.
     root: Option<OwnedFd>,
     /// How mounts from outside propagate when they arrive (`MS_SLAVE`, `MS_PRIVATE`, or 0 for as they are).
@@ -75,7 +75,7 @@ struct Init<'a> {
 }
 
 /// Take every step; the last is execve(2).
-pub fn walk(steps: &[Step], given: Birthright) -> ! {
+pub fn walk(steps: &[Step], given: Birthright<'_>) -> ! {
     let (arguments, environment): (&[CString], &[CString]) = match steps.last().map(|step| &step.action) {
         Some(Action::Exec { arguments, environment }) => (arguments, environment),
         _ => (&[], &[]),
@@ -200,7 +200,7 @@ impl<'a> Init<'a> {
 
     /// A lone thread that moves itself takes no lock that others wait for (`cgroup.procs` would).
     fn enter_cgroups(&self) -> Outcome {
-        for door in &self.given.doors {
+        for door in self.given.doors {
             write_once(door.as_fd(), b"0")?;
         }
         Ok(())

@@ -1,6 +1,15 @@
 //! What this host is and what we may do on it, gathered once per command.
 //!
-//! Runs outside. The only file of `plan/` besides `bundle.rs` that looks at the world. Decides nothing.
+//! Runs outside. With `bundle.rs` the only file of `plan/` that looks at the world. Decides nothing.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+/// The oldest Linux with everything that corten relies on: openat2, clone3 into a cgroup, setns by pidfd,
+/// close_range, mount_setattr, idmapped mounts, cgroup.kill.
+const OLDEST_KERNEL: (u32, u32) = (5, 14);
 
 /// Whose rights the runtime has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +28,7 @@ pub struct Hierarchy {
     /// `cpu,cpuacct`, `name=systemd`, ...; empty for the unified one.
     pub controllers: String,
     pub mount_point: String,
-    /// The runtime's own group, as `/proc/self/cgroup` says.
+    /// The runtime's own group below the mount point, as in `/` or `/user.slice`.
     pub own: String,
 }
 
@@ -30,15 +39,117 @@ pub struct Facts {
     pub egid: u32,
     /// Version and patch level, as in 6.18.
     pub kernel: (u32, u32),
-    /// The capabilities that we can give away: our bounding set, bit n for capability n.
-    pub grantable: u64,
+    /// Our own capabilities, bit n for capability n.
+    pub permitted: u64,
+    pub bounding: u64,
+    /// Those that the kernel knows.
+    pub supported: u64,
+    /// setgroups(2) is not denied in our user namespace.
+    pub setgroups: bool,
     pub apparmor: bool,
     pub selinux: bool,
     pub hierarchies: Vec<Hierarchy>,
 }
 
 impl Facts {
-    pub fn kernel_at_least(&self, version: u32, patch_level: u32) -> bool {
-        self.kernel >= (version, patch_level)
+    pub fn gather() -> Result<Facts> {
+        let kernel = parse_release(&read("/proc/sys/kernel/osrelease")?)?;
+        let (version, patch_level) = OLDEST_KERNEL;
+        ensure!(
+            kernel >= OLDEST_KERNEL,
+            "corten needs Linux {version}.{patch_level} or later, and this is {}.{}",
+            kernel.0,
+            kernel.1
+        );
+        let status = read("/proc/self/status")?;
+        let euid = second_number(&status, "Uid:")?;
+        let initial = is_initial(&read("/proc/self/uid_map")?);
+        let last: u32 = read("/proc/sys/kernel/cap_last_cap")?.trim().parse().context("cap_last_cap")?;
+        Ok(Facts {
+            authority: match (euid, initial) {
+                (0, true) => Authority::Root,
+                (0, false) => Authority::NamespacedRoot,
+                _ => Authority::User,
+            },
+            euid,
+            egid: second_number(&status, "Gid:")?,
+            kernel,
+            permitted: capability_mask(&status, "CapPrm:")?,
+            bounding: capability_mask(&status, "CapBnd:")?,
+            supported: (1 << (last + 1)) - 1,
+            setgroups: initial || read("/proc/self/setgroups")?.trim() == "allow",
+            apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == b"Y\n"),
+            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            hierarchies: Vec::new(),
+        })
+    }
+}
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(path).with_context(|| path.to_string())
+}
+
+/// `6.18.2-amd64` → (6, 18)
+fn parse_release(release: &str) -> Result<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(version)), Some(Ok(patch_level))) => Ok((version, patch_level)),
+        _ => anyhow::bail!("{:?} is not a kernel release", release.trim()),
+    }
+}
+
+/// A user namespace that maps every id to itself is the initial one, or as good.
+fn is_initial(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Result<&'a str> {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .with_context(|| format!("/proc/self/status: no {name}"))
+}
+
+/// The effective id among the real, effective, saved and filesystem ones.
+fn second_number(status: &str, name: &str) -> Result<u32> {
+    let number = field(status, name)?.split_whitespace().nth(1);
+    number.and_then(|number| number.parse().ok()).with_context(|| format!("/proc/self/status: {name}"))
+}
+
+fn capability_mask(status: &str, name: &str) -> Result<u64> {
+    u64::from_str_radix(field(status, name)?.trim(), 16).with_context(|| format!("/proc/self/status: {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_host_has_facts() {
+        let facts = Facts::gather().unwrap();
+        assert!(facts.kernel >= OLDEST_KERNEL);
+        assert_eq!(facts.bounding & !facts.supported, 0);
+    }
+
+    #[test]
+    fn a_release_is_its_first_two_numbers() {
+        assert_eq!(parse_release("6.18.2-amd64\n").unwrap(), (6, 18));
+        assert_eq!(parse_release("5.14-rc1").unwrap(), (5, 14));
+        parse_release("Linux").unwrap_err();
+    }
+
+    #[test]
+    fn only_the_identity_map_is_the_initial_user_namespace() {
+        assert!(is_initial("         0          0 4294967295\n"));
+        assert!(!is_initial("         0       1000          1\n"));
+        assert!(!is_initial("0 1000 1\n1 100000 65536\n"));
+    }
+
+    #[test]
+    fn the_effective_id_is_the_second_of_four() {
+        let status = "Name:\tcorten\nUid:\t1000\t0\t1000\t1000\nCapPrm:\t000001ffffffffff\n";
+        assert_eq!(second_number(status, "Uid:").unwrap(), 0);
+        assert_eq!(capability_mask(status, "CapPrm:").unwrap(), 0x1ff_ffff_ffff);
+        second_number(status, "Gid:").unwrap_err();
     }
 }

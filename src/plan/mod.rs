@@ -12,11 +12,18 @@ use std::path::PathBuf;
 use limits::Limits;
 use seccomp::Filter;
 
+pub mod bundle;
+pub mod capabilities;
 pub mod facts;
+pub mod idmap;
 pub mod limits;
+pub mod mount_options;
+pub mod namespaces;
 pub mod request;
 pub mod seccomp;
 pub mod steps;
+#[cfg(test)]
+mod testing;
 
 /// An index into the table of descriptors that the parent opened before the first step, or that a step fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +121,12 @@ pub enum Namespace {
 pub struct Enter {
     /// `CLONE_NEW*` flags for clone3(2); never the cgroup or the time namespace, which the child makes itself.
     pub clone: u64,
-    /// A pid namespace that the parent enters for its child alone.
+    /// A pid namespace that is entered before the clone, for the child alone: by the stand-in if there is one,
+    /// else by the parent, which goes back to its own after the clone.
     pub pid: Option<Slot>,
+    /// Other namespaces that the parent enters before the clone and leaves after it: a child born in a new user
+    /// namespace has no right to join what older ones own.
+    pub ahead: Vec<(Namespace, Slot)>,
     /// A user namespace that must be entered before the clone, by a stand-in which then clones init with `CLONE_PARENT`.
     pub stand_in: Option<Slot>,
 }
@@ -343,6 +354,10 @@ pub struct Mount {
     pub propagation: Vec<u64>,
     /// Copy what the root has at the target into the new filesystem (option `tmpcopyup`).
     pub copy_up: bool,
+    /// A target that is there already gives its mode to the new filesystem (a tmpfs without `mode=`).
+    pub adopt_mode: bool,
+    /// A tree that is a symbolic link is not mounted: a link like it is made at the target (option `copy-symlink`).
+    pub copy_symlink: bool,
     /// The slot that keeps the attached mount, for a later [`Action::ReadOnlyMount`].
     pub keep: Option<Slot>,
     /// The target's last component may be a symbolic link (false for proc and sysfs: CVE-2019-19921).
@@ -357,6 +372,9 @@ pub enum MountWhat {
     Tree { slot: Slot },
     /// The same filesystem that the host has there, when the kernel refuses a new one in a user namespace.
     FilesystemOrTree { kind: CString, parameters: Vec<Parameter>, slot: Slot },
+    /// What is mounted at the target already: fspick(2) takes the parameters if there are any, then the
+    /// mount takes its attributes (option `remount`).
+    Remount { parameters: Vec<Parameter> },
 }
 
 /// One fsconfig(2) call.
@@ -434,6 +452,20 @@ impl Namespace {
             Namespace::Pid => libc::CLONE_NEWPID,
             Namespace::Mount => libc::CLONE_NEWNS,
             Namespace::Time => libc::CLONE_NEWTIME,
+        }
+    }
+}
+
+impl HookPoint {
+    /// As the configuration calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            HookPoint::Prestart => "prestart",
+            HookPoint::CreateRuntime => "createRuntime",
+            HookPoint::CreateContainer => "createContainer",
+            HookPoint::StartContainer => "startContainer",
+            HookPoint::Poststart => "poststart",
+            HookPoint::Poststop => "poststop",
         }
     }
 }

@@ -6,10 +6,9 @@ use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, Spec};
 
-use super::Namespace;
-use super::facts::{Authority, Facts};
+use super::facts::Facts;
 
 /// All that a planner may look at.
 #[derive(Clone, Copy)]
@@ -18,6 +17,8 @@ pub struct Request<'a> {
     /// The bundle's directory, absolute.
     pub bundle: &'a Path,
     pub spec: &'a Spec,
+    /// What reading the configuration already warned about.
+    pub warnings: &'a [String],
     pub facts: &'a Facts,
     pub options: &'a Options,
 }
@@ -54,51 +55,9 @@ pub enum Console {
     Foreground,
 }
 
-/// Which namespace of a kind the container lives in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place<'a> {
-    /// The runtime's own.
-    Inherited,
-    New,
-    Joined(&'a Path),
-}
-
 impl<'a> Request<'a> {
     pub fn linux(&self) -> Option<&'a Linux> {
         self.spec.linux().as_ref()
-    }
-
-    /// Where the first entry of this kind puts the container; duplicates are refused by `namespaces.rs`.
-    pub fn place(&self, kind: Namespace) -> Place<'a> {
-        let listed = self.linux().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-        match listed.iter().find(|namespace| Namespace::from(namespace.typ()) == kind) {
-            None => Place::Inherited,
-            Some(namespace) => match namespace.path() {
-                Some(path) if !path.as_os_str().is_empty() => Place::Joined(path),
-                _ => Place::New,
-            },
-        }
-    }
-
-    /// Whether the container's processes lack the rights of the initial user namespace: no device nodes,
-    /// no filesystems but those that allow it, and locked mount flags.
-    pub fn in_user_namespace(&self) -> bool {
-        self.facts.authority != Authority::Root || self.place(Namespace::User) != Place::Inherited
-    }
-}
-
-impl From<LinuxNamespaceType> for Namespace {
-    fn from(kind: LinuxNamespaceType) -> Namespace {
-        match kind {
-            LinuxNamespaceType::User => Namespace::User,
-            LinuxNamespaceType::Cgroup => Namespace::Cgroup,
-            LinuxNamespaceType::Ipc => Namespace::Ipc,
-            LinuxNamespaceType::Uts => Namespace::Uts,
-            LinuxNamespaceType::Network => Namespace::Network,
-            LinuxNamespaceType::Pid => Namespace::Pid,
-            LinuxNamespaceType::Mount => Namespace::Mount,
-            LinuxNamespaceType::Time => Namespace::Time,
-        }
     }
 }
 

@@ -183,6 +183,15 @@ impl Ended {
     }
 }
 
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Exited(status) => write!(f, "exited with status {status}"),
+            Ended::Signalled(signal) => write!(f, "was killed by signal {signal}"),
+        }
+    }
+}
+
 /// Whom [`wait`] waits for.
 #[derive(Clone, Copy)]
 pub enum Whom<'a> {

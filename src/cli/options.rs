@@ -1,0 +1,315 @@
+//! Every option of every command, with its default. Runs outside; what it says here is what help and man pages say.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+use super::values::*;
+use crate::signal::Signal;
+
+#[derive(Args, Debug)]
+pub struct GlobalOptions {
+    /// Directory that holds the state of containers
+    #[arg(short, long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Where to log: FILE, file:FILE, journald:ID or syslog:ID
+    #[arg(short, long, value_name = "TARGET")]
+    pub log: Option<LogTarget>,
+    /// Form of the log's records
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: TextFormat,
+    /// Least severe records to log
+    #[arg(long, value_name = "LEVEL", default_value = "error")]
+    log_level: LogLevel,
+    /// Log everything; the same as --log-level debug
+    #[arg(long)]
+    debug: bool,
+    /// Log to the journal where --log names no other place
+    #[arg(long)]
+    pub systemd_log: bool,
+    /// Let systemd manage cgroups; the same as --cgroup-manager systemd
+    #[arg(short, long)]
+    systemd_cgroup: bool,
+    /// Who manages cgroups [default: cgroupfs]
+    #[arg(long, value_name = "MANAGER")]
+    cgroup_manager: Option<CgroupManager>,
+    /// Whether to go on without the cgroups that an unprivileged user may not make
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "auto",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        ignore_case = true
+    )]
+    pub rootless: Rootless,
+    /// Accepted for callers of older runtimes; criu is looked up in PATH
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub criu: Option<PathBuf>,
+    /// Print the version
+    #[arg(short, short_alias = 'V', long, action = ArgAction::Version)]
+    version: (),
+}
+
+impl GlobalOptions {
+    /// Two spellings of one choice; the one that names the manager wins. None leaves it to the container's state.
+    pub fn cgroup_manager(&self) -> Option<CgroupManager> {
+        self.cgroup_manager.or(self.systemd_cgroup.then_some(CgroupManager::Systemd))
+    }
+
+    pub fn log_level(&self) -> LogLevel {
+        if self.debug { LogLevel::Debug } else { self.log_level }
+    }
+}
+
+// What `create` and `run` share: how a container comes into being.
+#[derive(Args, Debug)]
+pub struct Birth {
+    /// Directory of the bundle
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// Configuration file, relative to the bundle
+    #[arg(short = 'f', long, value_name = "FILE", default_value = "config.json")]
+    pub config: PathBuf,
+    /// Unix socket that receives the terminal's file descriptor
+    #[arg(short, long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Unix socket that receives a pidfd of the container's first process
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
+    /// File to write the process id to
+    #[arg(short, long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Enter the root filesystem with a moved mount and chroot instead of pivot_root, as an initramfs needs
+    #[arg(long)]
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring
+    #[arg(long)]
+    pub no_new_keyring: bool,
+    /// Leave this many file descriptors from 3 on open, after those of LISTEN_FDS
+    #[arg(long, value_name = "N", default_value = "0", value_parser = descriptor_count)]
+    pub preserve_fds: u32,
+    /// Do not adopt processes that the container leaves behind
+    #[arg(long)]
+    pub no_subreaper: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Create {
+    #[command(flatten)]
+    pub birth: Birth,
+    /// Accepted for callers that pass it; create never waits
+    #[arg(short, long, hide = true)]
+    pub detach: bool,
+    /// Name for the new container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Run {
+    #[command(flatten)]
+    pub birth: Birth,
+    /// Return once the container's process runs
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Do not delete the container after its process exits
+    #[arg(long)]
+    pub keep: bool,
+    /// Name for the new container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Start {
+    /// Name of the container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Exec {
+    /// File with the process to run, in the form of config.json's `process`; options that describe one are not used
+    #[arg(short, long, value_name = "FILE")]
+    pub process: Option<PathBuf>,
+    /// Return once the process runs
+    #[arg(short, long)]
+    pub detach: bool,
+    /// File to write the process id to
+    #[arg(long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Unix socket that receives the terminal's file descriptor
+    #[arg(long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// Unix socket that receives a pidfd of the process
+    #[arg(long, value_name = "SOCKET")]
+    pub pidfd_socket: Option<PathBuf>,
+    /// Give the process a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Working directory in the container
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// Set an environment variable; may be repeated
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Numeric user, and group, in the container
+    #[arg(short, long, value_name = "UID[:GID]")]
+    pub user: Option<User>,
+    /// Add a supplementary group; may be repeated
+    #[arg(short = 'g', long, value_name = "GID", value_delimiter = ',', value_parser = numeric_id)]
+    pub additional_gids: Vec<u32>,
+    /// Add a capability; may be repeated
+    #[arg(short, long, value_name = "CAPABILITY")]
+    pub cap: Vec<String>,
+    /// SELinux label of the process
+    #[arg(long, value_name = "LABEL")]
+    pub process_label: Option<String>,
+    /// AppArmor profile of the process
+    #[arg(long, value_name = "PROFILE")]
+    pub apparmor: Option<String>,
+    /// Keep the process from gaining privileges
+    #[arg(long)]
+    pub no_new_privs: bool,
+    /// Leave this many file descriptors from 3 on open, after those of LISTEN_FDS
+    #[arg(long, value_name = "N", default_value = "0", value_parser = descriptor_count)]
+    pub preserve_fds: u32,
+    /// Run in a cgroup below the container's, of all or the named controllers; may be repeated
+    #[arg(long, value_name = "[CONTROLLER,..:]PATH")]
+    pub cgroup: Vec<SubCgroup>,
+    /// Go on although the container is paused
+    #[arg(long)]
+    pub ignore_paused: bool,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+    /// Program and its arguments
+    #[arg(value_name = "COMMAND", required_unless_present = "process")]
+    pub args: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct State {
+    /// Name of the container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Kill {
+    /// Signal every process of the container; a stopped container is no error then
+    #[arg(short, long)]
+    pub all: bool,
+    /// Take CONTAINER-ID as a regular expression and signal every container it matches
+    #[arg(short, long)]
+    pub regex: bool,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+    /// Name with or without SIG, in any case, or number
+    #[arg(value_name = "SIGNAL", default_value = "TERM")]
+    pub signal: Signal,
+}
+
+#[derive(Args, Debug)]
+pub struct Delete {
+    /// Kill the container first where it still runs; a container that does not exist is no error then
+    #[arg(short, long)]
+    pub force: bool,
+    /// Take CONTAINER-ID as a regular expression and delete every container it matches
+    #[arg(short, long)]
+    pub regex: bool,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+#[derive(Args, Debug)]
+pub struct List {
+    /// Form of the output
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub format: TableFormat,
+    /// Print ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Ps {
+    /// Form of the output
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub format: TableFormat,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+    /// Arguments for the host's ps, as words or all in one
+    #[arg(value_name = "PS-ARGUMENT", default_value = "-ef")]
+    pub args: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Spec {
+    /// Directory to write into
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// File to write, relative to the bundle
+    #[arg(short = 'f', long, alias = "file", value_name = "FILE", default_value = "config.json")]
+    pub config: PathBuf,
+    /// Write a configuration that needs no privileges
+    #[arg(long)]
+    pub rootless: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Plan {
+    /// Directory of the bundle
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// Configuration file, relative to the bundle
+    #[arg(short = 'f', long, value_name = "FILE", default_value = "config.json")]
+    pub config: PathBuf,
+    /// Form of the output
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: TextFormat,
+    /// Name the container would have
+    #[arg(value_name = "CONTAINER-ID", default_value = "container")]
+    pub id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, FromArgMatches, Parser};
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        global: GlobalOptions,
+    }
+
+    fn global(words: &[&str]) -> GlobalOptions {
+        let definition = Line::command().no_binary_name(true).disable_version_flag(true).version("1");
+        Line::from_arg_matches(&definition.get_matches_from(words)).unwrap().global
+    }
+
+    #[test]
+    fn the_manager_of_cgroups_has_two_spellings_and_no_default() {
+        use CgroupManager::{Disabled, Systemd};
+        assert_eq!(global(&[]).cgroup_manager(), None);
+        assert_eq!(global(&["--systemd-cgroup"]).cgroup_manager(), Some(Systemd));
+        assert_eq!(global(&["--cgroup-manager=disabled"]).cgroup_manager(), Some(Disabled));
+        assert_eq!(
+            global(&["--systemd-cgroup", "--cgroup-manager=disabled"]).cgroup_manager(),
+            Some(Disabled)
+        );
+    }
+
+    #[test]
+    fn debug_is_the_widest_level_whatever_the_other_option_says() {
+        assert_eq!(global(&[]).log_level(), LogLevel::Error);
+        assert_eq!(global(&["--log-level=info"]).log_level(), LogLevel::Warning);
+        assert_eq!(global(&["--debug", "--log-level=error"]).log_level(), LogLevel::Debug);
+    }
+}

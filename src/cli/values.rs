@@ -1,0 +1,174 @@
+//! The types that options parse into. Runs outside; reads values, judges none against a container.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TableFormat {
+    Table,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TextFormat {
+    Text,
+    Json,
+}
+
+/// From few to many records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum LogLevel {
+    Error,
+    #[value(aliases = ["warn", "info"])]
+    Warning,
+    #[value(alias = "trace")]
+    Debug,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CgroupManager {
+    Cgroupfs,
+    Systemd,
+    Disabled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Rootless {
+    Auto,
+    #[value(aliases = ["1", "t"])]
+    True,
+    #[value(aliases = ["0", "f"])]
+    False,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    File(PathBuf),
+    Journald(String),
+    Syslog(String),
+}
+
+impl From<OsString> for LogTarget {
+    /// Only a known kind before the colon is one: file names may hold colons too.
+    fn from(text: OsString) -> Self {
+        let after = |kind: &str| text.as_bytes().strip_prefix(kind.as_bytes());
+        let identifier = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+        if let Some(name) = after("journald:") {
+            LogTarget::Journald(identifier(name))
+        } else if let Some(name) = after("syslog:") {
+            LogTarget::Syslog(identifier(name))
+        } else {
+            LogTarget::File(OsStr::from_bytes(after("file:").unwrap_or(text.as_bytes())).into())
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    pub uid: u32,
+    pub gid: Option<u32>,
+}
+
+impl FromStr for User {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (uid, gid) = match text.split_once(':') {
+            Some((uid, gid)) => (uid, Some(gid)),
+            None => (text, None),
+        };
+        Ok(User { uid: numeric_id(uid)?, gid: gid.map(numeric_id).transpose()? })
+    }
+}
+
+// CVE-2026-30892: what strtol made of "" or "-1" was user 0 or no change of user at all. Only digits are a number here,
+// and the id that tells the kernel "leave it as it is" is none.
+pub(super) fn numeric_id(text: &str) -> Result<u32, String> {
+    let digits = Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let id = digits.and_then(|digits| digits.parse().ok()).filter(|id| *id != u32::MAX);
+    id.ok_or_else(|| format!("{text:?} is not a numeric id from 0 to {}", u32::MAX - 1))
+}
+
+/// No process can hold more descriptors than the kernel's own bound for `fs.nr_open`.
+const MAX_DESCRIPTORS: u32 = 0x7fff_ffc0;
+
+pub(super) fn descriptor_count(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok().filter(|count| *count <= MAX_DESCRIPTORS);
+    count.ok_or_else(|| format!("{text:?} is not a number of file descriptors"))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubCgroup {
+    /// Empty for all of them.
+    pub controllers: Vec<String>,
+    pub path: String,
+}
+
+impl FromStr for SubCgroup {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((controllers, path)) = text.split_once(':') else {
+            return Ok(SubCgroup { controllers: Vec::new(), path: text.into() });
+        };
+        let controllers: Vec<String> = controllers.split(',').map(String::from).collect();
+        if path.contains(':') || controllers.iter().any(String::is_empty) {
+            return Err(format!("{text:?} is not PATH or CONTROLLER,..:PATH"));
+        }
+        Ok(SubCgroup { controllers, path: path.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_a_file_unless_its_kind_says_otherwise() {
+        for (text, expected) in [
+            ("/l", LogTarget::File("/l".into())),
+            ("file:/l", LogTarget::File("/l".into())),
+            ("a:b", LogTarget::File("a:b".into())),
+            ("file:journald:x", LogTarget::File("journald:x".into())),
+            ("journald:web", LogTarget::Journald("web".into())),
+            ("syslog:web", LogTarget::Syslog("web".into())),
+        ] {
+            assert_eq!(LogTarget::from(OsString::from(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn users_are_numeric_with_or_without_a_group() {
+        assert_eq!("0".parse(), Ok(User { uid: 0, gid: None }));
+        assert_eq!("4294967294:4294967294".parse(), Ok(User { uid: u32::MAX - 1, gid: Some(u32::MAX - 1) }));
+        for text in ["", ":", "1:2:3", "1 ", "1,2", "4294967296", "٣"] {
+            assert!(text.parse::<User>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_sub_cgroup_is_a_path_of_all_or_of_named_controllers() {
+        let cgroup = |controllers: &[&str], path: &str| {
+            let controllers = controllers.iter().map(|name| name.to_string()).collect();
+            Ok(SubCgroup { controllers, path: path.into() })
+        };
+        assert_eq!("/a/b".parse(), cgroup(&[], "/a/b"));
+        assert_eq!("cpu:/a".parse(), cgroup(&["cpu"], "/a"));
+        assert_eq!("cpu,memory:a".parse(), cgroup(&["cpu", "memory"], "a"));
+        for text in ["a:b:c", ":a", "cpu,:a"] {
+            assert!(text.parse::<SubCgroup>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_process_holds_more_descriptors_than_the_kernel_allows() {
+        assert_eq!(descriptor_count("2147483584"), Ok(MAX_DESCRIPTORS));
+        for text in ["2147483585", "-1", "", "three", "99999999999"] {
+            assert!(descriptor_count(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What is remembered of a container between two commands: the file `state.json`.
+//!
+//! Runs outside. The file's layout is private to corten; what engines see is [`super::Container`]'s to say.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::cgroup::Location;
+use crate::sys;
+
+pub const FILE: &str = "state.json";
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    pub id: String,
+    pub oci_version: String,
+    /// Absolute.
+    pub bundle: PathBuf,
+    /// Absolute.
+    pub rootfs: PathBuf,
+    /// RFC 3339; when the runtime began to make it.
+    pub created: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// The user that called `create`.
+    pub owner: u32,
+    /// `None` until there is an init: the record of an intent.
+    pub init: Option<Process>,
+    pub cgroup: Option<Location>,
+    /// A mount of ours on the host, of a container that has no mount namespace of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_mount: Option<PathBuf>,
+}
+
+/// A process that cannot be mistaken for a later one with its pid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    pub pid: i32,
+    /// Clock ticks between boot and its start, field 22 of `/proc/PID/stat` (proc(5)).
+    pub start_time: u64,
+}
+
+impl State {
+    /// `None` when there is no such file.
+    pub fn read(room: &Path) -> Result<Option<State>> {
+        let path = room.join(FILE);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            result => result.with_context(|| format!("read {path:?}"))?,
+        };
+        serde_json::from_slice(&bytes).with_context(|| format!("{path:?} is damaged")).map(Some)
+    }
+}
+
+impl Process {
+    /// Identify a living process, such as a child that has not been waited for.
+    pub fn of(pid: i32) -> Result<Process> {
+        let (_, start_time) = stat(pid)
+            .with_context(|| format!("read /proc/{pid}/stat"))?
+            .with_context(|| format!("process {pid} does not exist"))?;
+        Ok(Process { pid, start_time })
+    }
+
+    /// A handle on it, if it still runs.
+    pub fn open(&self) -> Result<Option<OwnedFd>> {
+        let pidfd = match sys::process::open_pidfd(self.pid) {
+            Err(Errno::ESRCH) => return Ok(None),
+            result => result.with_context(|| format!("open process {}", self.pid))?,
+        };
+        // Looked at after the handle is there: if this is our process now, the handle is of ours.
+        let alive = match stat(self.pid).with_context(|| format!("read /proc/{}/stat", self.pid))? {
+            Some((status, start_time)) => start_time == self.start_time && !matches!(status, b'Z' | b'X'),
+            None => false,
+        };
+        Ok(alive.then_some(pidfd))
+    }
+
+    pub fn is_alive(&self) -> Result<bool> {
+        Ok(self.open()?.is_some())
+    }
+}
+
+/// Wait until a process has ended, or the deadline is over; whether it has.
+pub fn ends_within(pidfd: &OwnedFd, timeout_ms: u16) -> Result<bool> {
+    use nix::poll::{PollFd, PollFlags, poll};
+    let deadline = std::time::Instant::now() + std::time::Duration::from_millis(timeout_ms.into());
+    loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now()).as_millis();
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, u16::try_from(left).unwrap_or(u16::MAX)) {
+            Err(Errno::EINTR) => {}
+            result => return Ok(result.context("wait for a process")? == 1),
+        }
+    }
+}
+
+/// The status letter and the start time of a process.
+fn stat(pid: i32) -> io::Result<Option<(u8, u64)>> {
+    let text = match fs::read(format!("/proc/{pid}/stat")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // The process ended between open and read.
+        Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(None),
+        result => result?,
+    };
+    parse_stat(&text).map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
+/// The name in the second field may hold anything, so fields are counted from its closing parenthesis.
+fn parse_stat(text: &[u8]) -> Option<(u8, u64)> {
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = text.get(end + 2..)?.split(|byte| *byte == b' ');
+    let status = *fields.next()?.first()?;
+    let start_time = std::str::from_utf8(fields.nth(18)?).ok()?.parse().ok()?;
+    Some((status, start_time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_parentheses_does_not_move_the_fields() {
+        let text = b"42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1000 1 18446744073709551615";
+        assert_eq!(parse_stat(text), Some((b'S', 98765)));
+        assert_eq!(parse_stat(b"nonsense"), None);
+    }
+
+    #[test]
+    fn this_process_is_alive_and_an_earlier_one_with_its_pid_is_not() {
+        let own = Process::of(std::process::id() as i32).unwrap();
+        assert!(own.is_alive().unwrap());
+        let earlier = Process { start_time: own.start_time - 1, ..own };
+        assert!(!earlier.is_alive().unwrap());
+    }
+}

@@ -1,0 +1,175 @@
+//! The directory of all containers: one room each, with its lock.
+//!
+//! Runs outside. A room holds `state.json`, `config.json` and the start gate. Operations that change a container hold
+//! its room's lock; those that look read `state.json`, which is only ever replaced as a whole.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::state::State;
+
+/// How long to wait for another operation on the same container.
+const LOCK_DEADLINE: Duration = Duration::from_secs(30);
+
+/// `/run/corten`, or where `--root` points.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// A container's directory, locked.
+#[derive(Debug)]
+pub struct Room {
+    pub path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Store {
+    pub fn new(root: PathBuf) -> Store {
+        Store { root }
+    }
+
+    pub fn path(&self, id: &str) -> PathBuf {
+        self.root.join(id)
+    }
+
+    /// Make a new container's room; an id that is taken is refused.
+    pub fn claim(&self, id: &str) -> Result<Room> {
+        self.make_root()?;
+        let path = self.path(id);
+        match DirBuilder::new().mode(0o711).create(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                bail!("container with id {id:?} already exists")
+            }
+            Err(error) => return Err(error).context(format!("make directory {path:?}")),
+        }
+        lock(path, id)
+    }
+
+    /// Lock a container's room.
+    pub fn enter(&self, id: &str) -> Result<Room> {
+        let path = self.path(id);
+        if !path.is_dir() {
+            bail!("container {id:?} does not exist");
+        }
+        lock(path, id)
+    }
+
+    /// What is known about a container, without its lock.
+    pub fn look(&self, id: &str) -> Result<State> {
+        State::read(&self.path(id)).with_context(|| format!("container {id:?}"))?.ok_or_else(|| {
+            anyhow::anyhow!("container {id:?} does not exist")
+        })
+    }
+
+    /// The ids of all containers, sorted.
+    pub fn ids(&self) -> Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            result => result.with_context(|| format!("read directory {:?}", self.root))?,
+        };
+        let mut ids = Vec::new();
+        for entry in entries {
+            let entry = entry.with_context(|| format!("read directory {:?}", self.root))?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                ids.extend(entry.file_name().into_string());
+            }
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// Only its owner may look in; the sticky bit keeps cleaners of temporary directories away.
+    fn make_root(&self) -> Result<()> {
+        let root = &self.root;
+        if root.is_dir() {
+            return Ok(());
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .and_then(|()| fs::set_permissions(root, Permissions::from_mode(0o1700)))
+            .with_context(|| format!("make directory {root:?}"))
+    }
+}
+
+fn lock(path: PathBuf, id: &str) -> Result<Room> {
+    let deadline = Instant::now() + LOCK_DEADLINE;
+    let mut directory = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!("container {id:?} does not exist"),
+        result => result.with_context(|| format!("open {path:?}"))?,
+    };
+    loop {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => {
+                // Whoever held it may have removed the directory meanwhile.
+                let links = lock.metadata().with_context(|| format!("look at {path:?}"))?.nlink();
+                if links == 0 {
+                    bail!("container {id:?} does not exist");
+                }
+                return Ok(Room { path, _lock: lock });
+            }
+            Err((file, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                directory = file;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
+                "another operation on container {id:?} has been running for {} s",
+                LOCK_DEADLINE.as_secs()
+            ),
+            Err((_, error)) => return Err(error).context(format!("lock {path:?}")),
+        }
+    }
+}
+
+impl Room {
+    /// Replace `name` as a whole: readers see the old content or the new.
+    pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
+        write_atomically(&self.path.join(name), content, 0o600)
+    }
+
+    pub fn remove(self) -> Result<()> {
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).context(format!("remove {:?}", self.path))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub fn as_fd(&self) -> impl AsFd + '_ {
+        self._lock.as_fd()
+    }
+}
+
+/// Write a file beside `path`, then give it its name. State lives on tmpfs: there is no disk to wait for.
+pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let name = path.file_name().unwrap_or(OsStr::new("file"));
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}", std::process::id()));
+    let beside = path.with_file_name(hidden);
+    let write = || {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+        file.write_all(content)?;
+        fs::rename(&beside, path)
+    };
+    write().inspect_err(|_| {
+        // The write's own error is the one to report.
+        let _ = fs::remove_file(&beside);
+    })
+    .with_context(|| format!("write {path:?}"))
+}

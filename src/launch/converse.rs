@@ -1,0 +1,168 @@
+//! The parent's part of the conversation: does what a step needs from outside, and puts a failed step into words.
+//!
+//! Runs outside, between the clone and the child's own program.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Error, Result, anyhow, bail};
+use nix::errno::Errno;
+
+use super::spawn::Child;
+use super::sockets;
+use crate::container::state::State;
+use crate::host::{hooks, idmap, oom};
+use crate::plan::{Action, Hook, HookPoint, Moment, Plan, Step};
+use crate::sys::process::{Ended, Whom, wait};
+use crate::wire::{self, HookEnd, Note, Report};
+
+pub struct Conversation<'a> {
+    pub plan: &'a Plan,
+    pub child: &'a Child,
+    pub state: &'a State,
+    pub socket: OwnedFd,
+}
+
+impl Conversation<'_> {
+    /// Serve the child until nothing but its start is left.
+    pub fn until_ready(&self) -> Result<()> {
+        if let Some(score) = self.plan.outside.oom_score_adj {
+            oom::set_score(self.child.pid, score)?;
+        }
+        loop {
+            match self.receive()? {
+                Some(Report::Reached { step }) => match self.moment(step)? {
+                    Moment::Entered => idmap::write(self.child.pid, &self.plan.outside)?,
+                    Moment::Assembled => self.run_hooks()?,
+                    Moment::Ready => return Ok(()),
+                },
+                Some(Report::Listener { step, fd }) => self.forward_listener(step, fd)?,
+                Some(report) => return Err(self.refusal(report)),
+                None => return Err(self.obituary()),
+            }
+            self.let_go()?;
+        }
+    }
+
+    pub fn let_go(&self) -> Result<()> {
+        wire::grant(self.socket.as_fd()).context("tell the child to go on")
+    }
+
+    /// The socket closes when the child executes its program, or fails to with a word on it.
+    pub fn until_executed(&self) -> Result<()> {
+        match self.receive()? {
+            None => Ok(()),
+            Some(report) => Err(self.refusal(report)),
+        }
+    }
+
+    fn receive(&self) -> Result<Option<Report>> {
+        wire::receive(self.socket.as_fd()).context("hear from the child")
+    }
+
+    fn step(&self, number: u32) -> Result<&Step> {
+        self.plan.steps.get(number as usize).with_context(|| format!("the child speaks of a step {number}"))
+    }
+
+    fn moment(&self, step: u32) -> Result<Moment> {
+        match self.step(step)?.action {
+            Action::Report(moment) => Ok(moment),
+            _ => bail!("the child waits at step {step}, which is not a meeting point"),
+        }
+    }
+
+    fn run_hooks(&self) -> Result<()> {
+        let outside = &self.plan.outside;
+        let state = self.state.for_hooks("creating", self.child.pid)?;
+        hooks::run(HookPoint::Prestart, &outside.prestart, &state)?;
+        hooks::run(HookPoint::CreateRuntime, &outside.create_runtime, &state)
+    }
+
+    fn forward_listener(&self, step: u32, number: i32) -> Result<()> {
+        let Action::Seccomp { filter, .. } = &self.step(step)?.action else {
+            bail!("the child has a seccomp listener at step {step}, which loads no filter");
+        };
+        let listener = filter.listener.as_ref().context("a seccomp listener that nobody asked for")?;
+        let fd = crate::sys::process::take_fd(self.child.pidfd.as_fd(), number)
+            .context("fetch the seccomp listener")?;
+        sockets::send_listener(listener, fd.as_fd(), self.state, self.child.pid)
+    }
+
+    fn refusal(&self, report: Report) -> Error {
+        match report {
+            Report::Failed { step, errno, note } => match self.step(step) {
+                Ok(step) => step_failed(&step.action, Errno::from_raw(errno), &note),
+                Err(error) => error,
+            },
+            Report::HookFailed { step, hook, how } => match self.step(step).map(|step| &step.action) {
+                Ok(Action::Hooks { point, hooks, .. }) => hook_failed(*point, hooks, hook, how),
+                _ => anyhow!("the child speaks of a hook at step {step}, which has none"),
+            },
+            report => anyhow!("the child says {report:?} out of turn"),
+        }
+    }
+
+    /// The child closed the conversation without a word.
+    fn obituary(&self) -> Error {
+        match wait(Whom::Process(self.child.pidfd.as_fd()), true) {
+            Ok(Some((_, Ended::Signalled(libc::SIGKILL)))) => anyhow!(
+                "the container's first process was killed while it was being set up (out of memory? the limit may be too low)"
+            ),
+            Ok(Some((_, ended))) => {
+                anyhow!("the container's first process {ended} while it was being set up")
+            }
+            _ => anyhow!("the container's first process ended while it was being set up"),
+        }
+    }
+}
+
+/// The sentence for a step that did not succeed. Engines look for parts of some (runc's texts).
+pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
+    match action {
+        Action::FindExecutable { candidates } => not_executable(candidates, errno),
+        Action::Exec { .. } => exec_failed(errno, note),
+        _ if note.as_bytes().is_empty() => anyhow!("{}: {}", action.intent(), errno.desc()),
+        _ => {
+            let note = String::from_utf8_lossy(note.as_bytes());
+            anyhow!("{}: {} ({})", action.intent(), errno.desc(), note.trim())
+        }
+    }
+}
+
+fn not_executable(candidates: &[std::ffi::CString], errno: Errno) -> Error {
+    let Some(first) = candidates.first() else { return anyhow!("exec: no command") };
+    if candidates.len() > 1 && errno == Errno::ENOENT {
+        let name = first.to_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let name = String::from_utf8_lossy(name);
+        return anyhow!("exec: {name:?}: executable file not found in $PATH");
+    }
+    let path = first.to_string_lossy();
+    match errno {
+        Errno::ENOENT | Errno::ENOTDIR => anyhow!("exec: {path:?}: stat {path}: {}", lower(errno)),
+        _ => anyhow!("exec: {path:?}: {}", lower(errno)),
+    }
+}
+
+pub fn exec_failed(errno: Errno, note: &Note) -> Error {
+    let path = String::from_utf8_lossy(note.as_bytes());
+    let hint = match errno {
+        Errno::ENOENT => " (the file is there, so its interpreter or dynamic loader is missing in the container)",
+        Errno::ENOEXEC => " (is it a program for another architecture, or a script without #!?)",
+        _ => "",
+    };
+    anyhow!("exec {path}: {}{hint}", lower(errno))
+}
+
+/// As Go prints it, which engines compare with.
+fn lower(errno: Errno) -> String {
+    errno.desc().to_lowercase()
+}
+
+pub fn hook_failed(point: HookPoint, hooks: &[Hook], number: u32, how: HookEnd) -> Error {
+    let path = hooks.get(number as usize).map(|hook| hook.path.to_string_lossy()).unwrap_or_default();
+    let place = format!("{} hook {number} ({path})", point.name());
+    match how {
+        HookEnd::Ended(ended) => anyhow!("{place} {ended}"),
+        HookEnd::TimedOut => anyhow!("{place} took longer than its timeout"),
+        HookEnd::NotStarted(errno) => anyhow!("{place} cannot be executed: {}", errno.desc()),
+    }
+}

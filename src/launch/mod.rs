@@ -1,0 +1,172 @@
+//! Conducts a birth: in which order things are made, and how they are undone.
+//!
+//! Runs outside. Knows neither JSON nor kernel interfaces: `plan/` has decided, `host/` and `init/` do.
+
+pub mod converse;
+pub mod foreground;
+pub mod opening;
+pub mod sockets;
+pub mod spawn;
+pub mod undo;
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::container::state::{self, Process, State};
+use crate::container::store::{Store, write_atomically};
+use crate::container::gate;
+use crate::host::cgroup::{self, Cgroup};
+use crate::init::{self, Birthright, Gate};
+use crate::plan::Plan;
+use crate::sys::fd::close_inherited;
+use crate::sys::procfs::Procfs;
+use crate::wire;
+use converse::Conversation;
+use opening::Slots;
+use spawn::Child;
+use undo::Attempt;
+
+/// Where the caller wants to hear of the new process, and what it gives to it.
+#[derive(Default)]
+pub struct Contact {
+    pub pid_file: Option<PathBuf>,
+    pub pidfd_socket: Option<PathBuf>,
+    pub console: Option<OwnedFd>,
+}
+
+/// A container or a guest that has come to the point where only its own program is left to run.
+pub struct Born {
+    pub child: Child,
+}
+
+/// Make a container, up to its start gate. On an error nothing is left of it.
+pub fn birth(
+    store: &Store,
+    plan: &Plan,
+    state: State,
+    config: &[u8],
+    contact: Contact,
+) -> Result<Born> {
+    let mut attempt = Attempt::default();
+    match try_birth(store, plan, state, config, contact, &mut attempt) {
+        Ok(()) => Ok(Born { child: attempt.child.take().context("a birth without a child")? }),
+        Err(error) => Err(undone(attempt, error)),
+    }
+}
+
+fn undone(attempt: Attempt, error: anyhow::Error) -> anyhow::Error {
+    match attempt.undo() {
+        Ok(()) => error,
+        Err(also) => error.context(format!("(and could not clean up: {also:#})")),
+    }
+}
+
+fn try_birth(
+    store: &Store,
+    plan: &Plan,
+    mut state: State,
+    config: &[u8],
+    contact: Contact,
+    attempt: &mut Attempt,
+) -> Result<()> {
+    let room = &*attempt.room.insert(store.claim(&state.id)?);
+    room.write(crate::container::CONFIG, config)?;
+    if let Some(group) = &plan.cgroup {
+        let made = attempt.cgroup.insert(cgroup::place(group)?);
+        state.cgroup = Some(made.location().clone());
+        write_state(room, &state)?;
+        made.create()?;
+    } else {
+        write_state(room, &state)?;
+    }
+    attempt.host_mount = state.host_mount.clone();
+    let (go, outcome) = gate::make(&room.path)?;
+    let gate = Some(Gate { go, outcome });
+
+    let cgroup = attempt.cgroup.as_deref();
+    let (child, conversation) = deliver(plan, cgroup, gate, contact.console)?;
+    let child = &*attempt.child.insert(child);
+    if let (Some(cgroup), Some(group)) = (attempt.cgroup.as_deref(), &plan.cgroup) {
+        cgroup.apply(&group.limits)?;
+    }
+    let conversation = Conversation { plan, child, state: &state, socket: conversation };
+    conversation.until_ready()?;
+
+    state.init = Some(Process::of(child.pid)?);
+    write_state(room, &state)?;
+    if let Some(path) = contact.pid_file {
+        write_pid_file(&path, child.pid)?;
+        attempt.pid_file = Some(path);
+    }
+    if let Some(path) = contact.pidfd_socket {
+        sockets::send_pidfd(&path, child.pidfd.as_fd())?;
+    }
+    conversation.let_go()
+}
+
+/// Make one more process in a container, as far as its program.
+pub fn guest(plan: &Plan, state: &State, cgroup: Option<&dyn Cgroup>, contact: Contact) -> Result<Born> {
+    let mut attempt = Attempt::default();
+    match try_guest(plan, state, cgroup, contact, &mut attempt) {
+        Ok(()) => Ok(Born { child: attempt.child.take().context("a birth without a child")? }),
+        Err(error) => Err(undone(attempt, error)),
+    }
+}
+
+fn try_guest(
+    plan: &Plan,
+    state: &State,
+    cgroup: Option<&dyn Cgroup>,
+    contact: Contact,
+    attempt: &mut Attempt,
+) -> Result<()> {
+    let (child, conversation) = deliver(plan, cgroup, None, contact.console)?;
+    let child = &*attempt.child.insert(child);
+    let conversation = Conversation { plan, child, state, socket: conversation };
+    conversation.until_ready()?;
+    if let Some(path) = contact.pid_file {
+        write_pid_file(&path, child.pid)?;
+        attempt.pid_file = Some(path);
+    }
+    if let Some(path) = contact.pidfd_socket {
+        sockets::send_pidfd(&path, child.pidfd.as_fd())?;
+    }
+    conversation.let_go()?;
+    conversation.until_executed()
+}
+
+/// Open what the plan names and clone; the result is the child and our end of the conversation with it.
+fn deliver(
+    plan: &Plan,
+    cgroup: Option<&dyn Cgroup>,
+    gate: Option<Gate>,
+    console: Option<OwnedFd>,
+) -> Result<(Child, OwnedFd)> {
+    let slots = Slots::open(plan)?;
+    let procfs = Procfs::open().context("open /proc")?;
+    let (ours, theirs) = wire::pair().context("make a socket pair")?;
+    let birthplace = cgroup.and_then(Cgroup::birthplace);
+    let doors = cgroup.map(Cgroup::doors).unwrap_or_default();
+    let parents_end = ours.as_raw_fd();
+    // Everything that the closure takes is the child's alone: the parent's copies are closed when it is dropped.
+    let inside = move |slots: Slots| {
+        // Were our end open in the child as well, it would never see us die.
+        close_inherited(parents_end);
+        init::walk(
+            &plan.steps,
+            Birthright { slots: slots.into_inner(), doors, conversation: theirs, procfs, gate, console },
+        )
+    };
+    let child = spawn::spawn(&plan.enter, slots, birthplace, inside)?;
+    Ok((child, ours))
+}
+
+fn write_state(room: &crate::container::store::Room, state: &State) -> Result<()> {
+    room.write(state::FILE, &serde_json::to_vec(state).context("write the state")?)
+}
+
+fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    write_atomically(path, pid.to_string().as_bytes(), 0o644)
+}

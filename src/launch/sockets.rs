@@ -1,0 +1,44 @@
+//! Sockets of the caller's: the console's, the pidfd's and the seccomp agent's (contract of `runc`, one message each).
+//!
+//! Runs outside.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::container::state::State;
+use crate::plan::seccomp::Listener;
+use crate::sys::fd::send_with_fd;
+
+/// Connect to the socket that takes a terminal's master.
+pub fn connect_console(path: &Path) -> Result<OwnedFd> {
+    let stream = UnixStream::connect(path).with_context(|| format!("connect to console socket {path:?}"))?;
+    Ok(stream.into())
+}
+
+pub fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> Result<()> {
+    let stream = UnixStream::connect(path).with_context(|| format!("connect to pidfd socket {path:?}"))?;
+    send_with_fd(stream.as_fd(), b"pidfd", pidfd).with_context(|| format!("send the pidfd to {path:?}"))
+}
+
+/// Send a seccomp listener with the container's process state (config-linux.md, seccomp: the container process state).
+pub fn send_listener(
+    listener: &Listener,
+    fd: BorrowedFd<'_>,
+    state: &State,
+    pid: i32,
+) -> Result<()> {
+    let path = &listener.path;
+    let message = serde_json::json!({
+        "ociVersion": state.oci_version,
+        "fds": ["seccompFd"],
+        "pid": pid,
+        "metadata": listener.metadata,
+        "state": state.document("creating", Some(pid)),
+    });
+    let stream = UnixStream::connect(path).with_context(|| format!("connect to seccomp agent {path:?}"))?;
+    send_with_fd(stream.as_fd(), message.to_string().as_bytes(), fd)
+        .with_context(|| format!("send the seccomp listener to {path:?}"))
+}

@@ -1,0 +1,113 @@
+//! One clone, rarely two.
+//!
+//! Runs outside, and hands over to `init/` on the inside. The child is always a direct child of the runtime.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+
+use super::opening::Slots;
+use crate::plan::Enter;
+use crate::sys::process::{Side, clone_process, exit_now, is_single_threaded, open_pidfd, wait, Whom};
+use crate::wire::{self, Note, Report};
+
+/// A process that we have made and have not waited for, so its pid is nobody else's.
+#[derive(Debug)]
+pub struct Child {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+}
+
+/// Clone the child that runs `inside`.
+pub fn spawn(
+    enter: &Enter,
+    slots: Slots,
+    birthplace: Option<BorrowedFd<'_>>,
+    inside: impl FnOnce(Slots) -> Infallible,
+) -> Result<Child> {
+    ensure!(is_single_threaded().context("count our threads")?, "corten has threads, so it cannot clone safely");
+    let own_pid_namespace = match enter.pid {
+        Some(slot) => Some(lead_children_into(slots.get(slot)?)?),
+        None => None,
+    };
+    let child = match enter.stand_in {
+        None => clone_child(enter.clone, birthplace, || inside(slots)),
+        Some(slot) => {
+            let user_namespace = slots.get(slot)?.try_clone_to_owned().context("copy a descriptor")?;
+            clone_by_stand_in(enter.clone, user_namespace.as_fd(), birthplace, || inside(slots))
+        }
+    };
+    if let Some(own) = own_pid_namespace {
+        setns(&own, CloneFlags::CLONE_NEWPID).context("return to our own pid namespace")?;
+    }
+    child
+}
+
+/// From now on our children are born in another pid namespace; the result is the way back.
+fn lead_children_into(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let own: OwnedFd = std::fs::File::open("/proc/self/ns/pid").context("open our pid namespace")?.into();
+    setns(namespace, CloneFlags::CLONE_NEWPID).context("join the pid namespace")?;
+    Ok(own)
+}
+
+fn clone_child(
+    flags: u64,
+    birthplace: Option<BorrowedFd<'_>>,
+    inside: impl FnOnce() -> Infallible,
+) -> Result<Child> {
+    match clone_process(flags, birthplace) {
+        Ok(Side::Child) => match inside() {},
+        Ok(Side::Parent { pid, pidfd }) => Ok(Child { pid, pidfd }),
+        Err(error) => Err(error).context(clone_hint(error)),
+    }
+}
+
+fn clone_hint(error: Errno) -> &'static str {
+    match error {
+        Errno::ENOSPC | Errno::EUSERS => {
+            "make the namespaces (is one of the limits in /proc/sys/user reached?)"
+        }
+        Errno::EPERM => "make the namespaces (may this user make user namespaces?)",
+        Errno::EBUSY | Errno::EOPNOTSUPP => "make a process in its cgroup (does the cgroup have cgroups below it?)",
+        _ => "make the container's first process",
+    }
+}
+
+/// Namespaces that a joined user namespace must own can only be made from within it, and nobody comes back from there.
+/// So a stand-in goes, and clones init as its own sister.
+fn clone_by_stand_in(
+    flags: u64,
+    user_namespace: BorrowedFd<'_>,
+    birthplace: Option<BorrowedFd<'_>>,
+    inside: impl FnOnce() -> Infallible,
+) -> Result<Child> {
+    let (ours, theirs) = wire::pair().context("make a socket pair")?;
+    let stand_in = clone_child(0, birthplace, || {
+        let born = setns(user_namespace, CloneFlags::CLONE_NEWUSER)
+            .and_then(|()| clone_process(flags | libc::CLONE_PARENT as u64, None));
+        let report = match born {
+            Ok(Side::Child) => match inside() {},
+            Ok(Side::Parent { pid, .. }) => Report::Born { pid },
+            Err(error) => Report::Failed { step: 0, errno: error as i32, note: Note::EMPTY },
+        };
+        // A parent that is gone needs no report.
+        let _ = wire::send(theirs.as_fd(), &report);
+        exit_now(0)
+    })?;
+    let report = wire::receive(ours.as_fd()).context("hear from the stand-in")?;
+    wait(Whom::Process(stand_in.pidfd.as_fd()), true).context("wait for the stand-in")?;
+    match report {
+        Some(Report::Born { pid }) => {
+            let pidfd = open_pidfd(pid).with_context(|| format!("open process {pid}"))?;
+            Ok(Child { pid, pidfd })
+        }
+        Some(Report::Failed { errno, .. }) => {
+            let error = Errno::from_raw(errno);
+            Err(error).context(clone_hint(error))
+        }
+        _ => bail!("the stand-in in the joined user namespace died"),
+    }
+}

@@ -1,0 +1,73 @@
+//! What an attempt has made so far, and how it is given back. Runs outside.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+
+use super::spawn::Child;
+use crate::container::store::Room;
+use crate::host::cgroup::Cgroup;
+use crate::sys::process::{Whom, signal, wait};
+
+/// The things that must not outlive a failure. A guest has none but its child.
+#[derive(Default)]
+pub struct Attempt {
+    pub room: Option<Room>,
+    pub cgroup: Option<Box<dyn Cgroup>>,
+    pub host_mount: Option<PathBuf>,
+    pub pid_file: Option<PathBuf>,
+    pub child: Option<Child>,
+}
+
+impl Attempt {
+    /// Take back everything, in the reverse order of making, and go on past what cannot be taken back.
+    /// The first such thing is the error.
+    pub fn undo(self) -> Result<()> {
+        let mut outcome = Ok(());
+        let mut note = |result: Result<()>| {
+            if outcome.is_ok() {
+                outcome = result;
+            }
+        };
+        if let Some(child) = &self.child {
+            note(end(child));
+        }
+        if let Some(path) = &self.pid_file {
+            note(std::fs::remove_file(path).with_context(|| format!("remove {path:?}")));
+        }
+        if let Some(path) = &self.host_mount {
+            note(unmount(path));
+        }
+        if let Some(cgroup) = &self.cgroup {
+            note(cgroup.remove());
+        }
+        if let Some(room) = self.room {
+            note(room.remove());
+        }
+        outcome
+    }
+}
+
+fn end(child: &Child) -> Result<()> {
+    match signal(child.pidfd.as_fd(), libc::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => return Err(error).with_context(|| format!("kill process {}", child.pid)),
+    }
+    match wait(Whom::Process(child.pidfd.as_fd()), true) {
+        // The caller may ignore SIGCHLD; then the kernel has waited for us.
+        Ok(_) | Err(Errno::ECHILD) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("wait for process {}", child.pid)),
+    }
+}
+
+/// Take off a container's root from the host, where the container had no mount namespace of its own.
+pub fn unmount(path: &std::path::Path) -> Result<()> {
+    match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        // Not mounted, or not there any more.
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("unmount {path:?}")),
+    }
+}

@@ -1,0 +1,254 @@
+//! Namespaces: which are made, which are joined, in which order, and by whom.
+//!
+//! Runs outside. Owns the table of kinds, which `features` prints, and the shape of [`Enter`](super::Enter).
+
+use std::ffi::CString;
+use std::path::Path;
+
+use anyhow::{Result, bail, ensure};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, LinuxTimeOffset};
+
+use super::facts::Authority;
+use super::request::{Request, c_string};
+use super::steps::Steps;
+use super::{Action, IdMapping, Moment, Namespace, Open, idmap};
+
+/// A kind of namespace: its name in a configuration, and its `CLONE_NEW*` flag.
+#[derive(Debug)]
+pub struct Kind {
+    pub namespace: Namespace,
+    pub name: &'static str,
+    pub flag: i32,
+}
+
+/// In the order in which they are joined: the user namespace gives the right to the others, and the mount
+/// namespace takes the host's paths away.
+pub const KINDS: &[Kind] = &[
+    Kind { namespace: Namespace::User, name: "user", flag: libc::CLONE_NEWUSER },
+    Kind { namespace: Namespace::Cgroup, name: "cgroup", flag: libc::CLONE_NEWCGROUP },
+    Kind { namespace: Namespace::Ipc, name: "ipc", flag: libc::CLONE_NEWIPC },
+    Kind { namespace: Namespace::Uts, name: "uts", flag: libc::CLONE_NEWUTS },
+    Kind { namespace: Namespace::Network, name: "network", flag: libc::CLONE_NEWNET },
+    Kind { namespace: Namespace::Pid, name: "pid", flag: libc::CLONE_NEWPID },
+    Kind { namespace: Namespace::Time, name: "time", flag: CLONE_NEWTIME },
+    Kind { namespace: Namespace::Mount, name: "mount", flag: libc::CLONE_NEWNS },
+];
+
+/// libc has it for some targets only.
+const CLONE_NEWTIME: i32 = 0x80;
+
+/// Which namespace of a kind the container lives in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// The runtime's own.
+    Inherited,
+    New,
+    Joined(&'a Path),
+}
+
+impl Namespace {
+    fn kind(self) -> &'static Kind {
+        KINDS.iter().find(|kind| kind.namespace == self).expect("the table holds every namespace")
+    }
+}
+
+impl From<LinuxNamespaceType> for Namespace {
+    fn from(kind: LinuxNamespaceType) -> Namespace {
+        match kind {
+            LinuxNamespaceType::User => Namespace::User,
+            LinuxNamespaceType::Cgroup => Namespace::Cgroup,
+            LinuxNamespaceType::Ipc => Namespace::Ipc,
+            LinuxNamespaceType::Uts => Namespace::Uts,
+            LinuxNamespaceType::Network => Namespace::Network,
+            LinuxNamespaceType::Pid => Namespace::Pid,
+            LinuxNamespaceType::Mount => Namespace::Mount,
+            LinuxNamespaceType::Time => Namespace::Time,
+        }
+    }
+}
+
+impl<'a> Request<'a> {
+    pub fn place(&self, kind: Namespace) -> Place<'a> {
+        let listed = self.linux().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        match listed.iter().find(|namespace| Namespace::from(namespace.typ()) == kind) {
+            None => Place::Inherited,
+            Some(namespace) => match namespace.path() {
+                Some(path) if !path.as_os_str().is_empty() => Place::Joined(path),
+                _ => Place::New,
+            },
+        }
+    }
+
+    /// Whether the container's processes lack the rights of the initial user namespace: no device nodes,
+    /// no filesystems but those that allow it, and locked mount flags.
+    pub fn in_user_namespace(&self) -> bool {
+        self.facts.authority != Authority::Root || self.place(Namespace::User) != Place::Inherited
+    }
+}
+
+pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
+    check(request)?;
+    plan_maps(request, steps)?;
+    let user = request.place(Namespace::User);
+    let joined_user = matches!(user, Place::Joined(_));
+    let unprivileged = request.facts.authority == Authority::User;
+    // A pid namespace takes a clone, and what is to belong to the joined user namespace, or needs its rights,
+    // must wait until that is entered.
+    let stand_in = joined_user
+        && match request.place(Namespace::Pid) {
+            Place::Inherited => false,
+            Place::New => true,
+            Place::Joined(_) => unprivileged,
+        };
+    let born_in_user_namespace = user == Place::New || stand_in;
+
+    let mut made = 0;
+    let mut joined = Vec::new();
+    for kind in KINDS {
+        match request.place(kind.namespace) {
+            Place::Inherited => {}
+            Place::New => made |= kind.flag,
+            Place::Joined(path) => {
+                let path = c_string(path.as_os_str().as_encoded_bytes())?;
+                let slot = steps.open(Open::Namespace { kind: kind.namespace, path });
+                match kind.namespace {
+                    Namespace::User if stand_in => steps.enter.stand_in = Some(slot),
+                    Namespace::Pid => steps.enter.pid = Some(slot),
+                    Namespace::Mount => joined.push((kind.namespace, slot)),
+                    other if born_in_user_namespace && !unprivileged => steps.enter.ahead.push((other, slot)),
+                    other => joined.push((other, slot)),
+                }
+            }
+        }
+    }
+    if !unprivileged {
+        // Root may join anything, but no longer once it is only the root of another user namespace.
+        joined.sort_by_key(|(kind, _)| *kind == Namespace::User);
+    }
+    for (kind, slot) in joined {
+        steps.birth(Action::Join { kind, slot });
+    }
+
+    // The cgroup namespace is rooted at the group in which it is made, so init makes it in its own.
+    let by_init = if joined_user && !stand_in { made } else { made & libc::CLONE_NEWCGROUP } & !CLONE_NEWTIME;
+    steps.enter.clone = (made & !by_init & !CLONE_NEWTIME) as u64;
+    if by_init != 0 {
+        steps.birth(Action::Unshare { flags: by_init });
+    }
+    if request.place(Namespace::Time) == Place::New {
+        // While /proc/self still belongs to us, which it will not after TakeRoot.
+        steps.birth(Action::TimeOffsets { text: time_offsets(request)? });
+    }
+    if user == Place::New {
+        steps.birth(Action::Report(Moment::Entered));
+    }
+    if user != Place::Inherited {
+        steps.birth(Action::TakeRoot);
+    }
+    Ok(())
+}
+
+/// The namespaces of a running container that a guest joins, but for its pid namespace.
+pub fn flags_to_join(request: &Request) -> i32 {
+    let joined = KINDS
+        .iter()
+        .filter(|kind| kind.namespace != Namespace::Pid && request.place(kind.namespace) != Place::Inherited);
+    joined.map(|kind| kind.flag).sum()
+}
+
+fn check(request: &Request) -> Result<()> {
+    let listed = request.linux().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    for (index, namespace) in listed.iter().enumerate() {
+        let kind = Namespace::from(namespace.typ()).kind();
+        let earlier = listed[..index].iter().position(|earlier| earlier.typ() == namespace.typ());
+        if let Some(earlier) = earlier {
+            bail!("linux.namespaces[{index}]: {} is already given by linux.namespaces[{earlier}]", kind.name);
+        }
+        if let Some(path) = namespace.path() {
+            let absolute = path.is_absolute() || path.as_os_str().is_empty();
+            ensure!(absolute, "linux.namespaces[{index}].path: {} is not absolute", path.display());
+        }
+    }
+    let user = request.place(Namespace::User);
+    if request.facts.authority == Authority::User {
+        ensure!(
+            user != Place::Inherited,
+            "linux.namespaces: a user other than root needs one of type user (`corten spec --rootless` writes one)"
+        );
+    }
+    if user == Place::New {
+        let joined_mounts = matches!(request.place(Namespace::Mount), Place::Joined(_));
+        ensure!(
+            !joined_mounts,
+            "linux.namespaces: a new user namespace has no rights in a joined mount namespace"
+        );
+    }
+    if user != Place::Inherited {
+        let mount = request.place(Namespace::Mount);
+        ensure!(
+            mount != Place::Inherited,
+            "linux.namespaces: a user namespace needs a mount namespace with it"
+        );
+    }
+    let offsets = request.linux().and_then(|linux| linux.time_offsets().as_ref());
+    if offsets.is_some_and(|offsets| !offsets.is_empty()) {
+        match request.place(Namespace::Time) {
+            Place::New => {}
+            Place::Inherited => bail!("linux.timeOffsets: need a namespace of type time"),
+            Place::Joined(_) => bail!("linux.timeOffsets: a joined time namespace has offsets already"),
+        }
+    }
+    Ok(())
+}
+
+/// The maps of a new user namespace, and who can write them.
+fn plan_maps(request: &Request, steps: &mut Steps) -> Result<()> {
+    fn listed(mappings: Option<&Option<Vec<LinuxIdMapping>>>) -> &[LinuxIdMapping] {
+        mappings.and_then(|mappings| mappings.as_deref()).unwrap_or_default()
+    }
+    let uids = idmap::parse(listed(request.linux().map(|linux| linux.uid_mappings())), "linux.uidMappings")?;
+    let gids = idmap::parse(listed(request.linux().map(|linux| linux.gid_mappings())), "linux.gidMappings")?;
+    for (mappings, path) in [(&uids, "linux.uidMappings"), (&gids, "linux.gidMappings")] {
+        match request.place(Namespace::User) {
+            Place::New => {
+                ensure!(!mappings.is_empty(), "{path}: a new user namespace needs one");
+                let root = idmap::outside(mappings, 0).is_some();
+                ensure!(root, "{path}: id 0 is not mapped, which sets up the container");
+            }
+            Place::Inherited => ensure!(mappings.is_empty(), "{path}: needs a namespace of type user"),
+            // Engines repeat the maps that the joined namespace has.
+            Place::Joined(_) => {}
+        }
+    }
+    if request.place(Namespace::User) != Place::New {
+        return Ok(());
+    }
+    let outside = &mut steps.outside;
+    if request.facts.authority == Authority::User {
+        let only = |mappings: &[IdMapping], own: u32| matches!(mappings, [one] if one.outside == own && one.count == 1);
+        let own = only(&uids, request.facts.euid) && only(&gids, request.facts.egid);
+        outside.map_with_helpers = !own;
+        outside.deny_setgroups = own;
+    }
+    outside.uid_map = uids;
+    outside.gid_map = gids;
+    Ok(())
+}
+
+/// What to write to `timens_offsets` (time_namespaces(7)).
+fn time_offsets(request: &Request) -> Result<CString> {
+    let offsets = request.linux().and_then(|linux| linux.time_offsets().as_ref());
+    let mut offsets: Vec<(&String, &LinuxTimeOffset)> = offsets.into_iter().flatten().collect();
+    offsets.sort_by_key(|(clock, _)| *clock);
+    let mut text = String::new();
+    for (clock, offset) in offsets {
+        ensure!(
+            ["monotonic", "boottime"].contains(&clock.as_str()),
+            "linux.timeOffsets.{clock}: only monotonic and boottime have an offset"
+        );
+        let nanoseconds = offset.nanosecs().unwrap_or(0);
+        ensure!(nanoseconds < 1_000_000_000, "linux.timeOffsets.{clock}.nanosecs: must be below 1000000000");
+        text.push_str(&format!("{clock} {} {nanoseconds}\n", offset.secs().unwrap_or(0)));
+    }
+    c_string(text)
+}
