@@ -22,6 +22,14 @@ pub fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     directory(from, &to, 0)
 }
 
+/// Make a link like the one that `link` is open on; one that is there already stays.
+pub fn symlink(link: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    match symlinkat(readlinkat(link, c"")?.as_os_str(), parent, name) {
+        Err(Errno::EEXIST) => Ok(()),
+        result => result,
+    }
+}
+
 const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
@@ -54,8 +62,7 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, depth: usize) -> Result
         }
         SFlag::S_IFREG => regular(from, to, name, &stat),
         SFlag::S_IFLNK => {
-            let target = readlinkat(from, name)?;
-            symlinkat(target.as_os_str(), to, name)?;
+            symlinkat(readlinkat(from, name)?.as_os_str(), to, name)?;
             own(to.as_fd(), name, &stat)
         }
         _ => {

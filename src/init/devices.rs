@@ -84,7 +84,7 @@ impl Init<'_> {
         }
         nix::unistd::fchown(&slave, Some(Uid::from_raw(owner)), None)?;
         if console {
-            let place = self.make_target(c"dev/console", Shape::File, false)?;
+            let place = self.make_target(c"dev/console", Shape::File)?;
             let copy = mount::clone_tree(slave.as_fd(), c"", Depth::One, true)?;
             mount::attach(copy.as_fd(), place.as_fd())?;
         }

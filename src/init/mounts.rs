@@ -7,7 +7,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::stat::{FileStat, SFlag, fstat};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat};
 
 use super::{Failure, Init, Outcome, copy};
 use crate::plan::{Mount, MountWhat, Parameter, Slot};
@@ -21,14 +21,20 @@ use crate::wire::Note;
 pub enum Shape {
     Directory,
     File,
+    Link,
 }
 
 impl Shape {
     pub fn of(stat: &FileStat) -> Shape {
         match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
             SFlag::S_IFDIR => Shape::Directory,
+            SFlag::S_IFLNK => Shape::Link,
             _ => Shape::File,
         }
+    }
+
+    fn flags(self) -> i32 {
+        if self == Shape::Directory { libc::O_DIRECTORY } else { 0 }
     }
 }
 
@@ -52,14 +58,32 @@ impl Init<'_> {
                     Err(failure) => return Err(failure),
                 }
             }
+            MountWhat::Remount { parameters } => return self.remount(plan, parameters),
         };
-        let target = self.make_target(&plan.inside, shape, plan.follow)?;
+        if plan.copy_symlink && shape == Shape::Link {
+            let (parent, name) = make_parents(self.root()?, &plan.inside)?;
+            return Ok(copy::symlink(detached.as_fd(), parent.as_fd(), name)?);
+        }
+        let target = match self.find_target(&plan.inside, shape, plan.follow)? {
+            Some(target) => {
+                if plan.adopt_mode {
+                    let mode = Mode::from_bits_truncate(fstat(&target)?.st_mode & 0o7777);
+                    let flags = FchmodatFlags::FollowSymlink;
+                    fchmodat(&detached, c".", mode, flags)?;
+                }
+                target
+            }
+            None => self.make_target(&plan.inside, shape)?,
+        };
         if plan.copy_up {
             copy::tree(target.as_fd(), detached.as_fd())?;
         }
         if plan.set_recursive != 0 || plan.clear_recursive != 0 {
-            let attributes =
-                Attributes { set: plan.set_recursive, clear: plan.clear_recursive, ..Attributes::default() };
+            let attributes = Attributes {
+                set: plan.set_recursive,
+                clear: plan.clear_recursive,
+                ..Attributes::default()
+            };
             mount::set_attributes(detached.as_fd(), &attributes, Depth::Recursive)?;
         }
         mount::attach(detached.as_fd(), target.as_fd())?;
@@ -70,6 +94,19 @@ impl Init<'_> {
             Some(slot) => self.fill(slot, detached),
             None => Ok(()),
         }
+    }
+
+    /// Change what is mounted at the target already.
+    fn remount(&self, plan: &Mount, parameters: &[Parameter]) -> Outcome {
+        let target = open_in_root(self.root()?, &plan.inside, libc::O_PATH, 0)?;
+        if !parameters.is_empty() {
+            let context = mount::pick_filesystem(target.as_fd())?;
+            configure(context.as_fd(), parameters, |context| mount::reconfigure(context))?;
+        }
+        let one = Attributes { set: plan.set, clear: plan.clear, ..Attributes::default() };
+        mount::set_attributes(target.as_fd(), &one, Depth::One)?;
+        let all = Attributes { set: plan.set_recursive, clear: plan.clear_recursive, ..Attributes::default() };
+        Ok(mount::set_attributes(target.as_fd(), &all, Depth::Recursive)?)
     }
 
     /// A tree that was opened outside, with the attributes and the propagation that it has inside.
@@ -87,26 +124,26 @@ impl Init<'_> {
         Ok((tree, shape))
     }
 
-    /// Find a mount's target below the root, and make what is missing of it.
-    pub fn make_target(&self, inside: &CStr, shape: Shape, follow: bool) -> Result<OwnedFd, Errno> {
-        let root = self.root()?;
-        let mut flags = libc::O_PATH;
+    /// A mount's target below the root, if it is there.
+    fn find_target(&self, inside: &CStr, shape: Shape, follow: bool) -> Result<Option<OwnedFd>, Errno> {
+        let mut flags = libc::O_PATH | shape.flags();
         if !follow {
             flags |= libc::O_NOFOLLOW;
         }
-        if shape == Shape::Directory {
-            flags |= libc::O_DIRECTORY;
+        match open_in_root(self.root()?, inside, flags, 0) {
+            Err(Errno::ENOENT) => Ok(None),
+            result => result.map(Some),
         }
-        match open_in_root(root, inside, flags, 0) {
-            Err(Errno::ENOENT) => {}
-            result => return result,
-        }
-        let (parent, name) = make_parents(root, inside)?;
+    }
+
+    /// Make a mount's target, and the directories above it.
+    pub fn make_target(&self, inside: &CStr, shape: Shape) -> Result<OwnedFd, Errno> {
+        let (parent, name) = make_parents(self.root()?, inside)?;
         match shape {
             Shape::Directory => make_directory_at(parent.as_fd(), name)?,
-            Shape::File => make_file_at(parent.as_fd(), name)?,
+            Shape::File | Shape::Link => make_file_at(parent.as_fd(), name)?,
         }
-        open_in_root(parent.as_fd(), name, flags | libc::O_NOFOLLOW, 0)
+        open_in_root(parent.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW | shape.flags(), 0)
     }
 }
 
@@ -119,18 +156,27 @@ pub fn propagate(mount: BorrowedFd<'_>, flags: u64) -> Outcome {
 
 fn new_filesystem(kind: &CStr, parameters: &[Parameter], set: u64) -> Result<OwnedFd, Failure> {
     let context = mount::open_filesystem(kind)?;
-    let configure = || {
+    configure(context.as_fd(), parameters, |context| mount::make_mount(context, set))
+}
+
+/// Give a context its parameters and finish it; a refusal comes with the kernel's own words.
+fn configure<T>(
+    context: BorrowedFd<'_>,
+    parameters: &[Parameter],
+    finish: impl FnOnce(BorrowedFd<'_>) -> Result<T, Errno>,
+) -> Result<T, Failure> {
+    let give = || {
         for parameter in parameters {
             match parameter {
-                Parameter::Flag(key) => mount::set_flag(context.as_fd(), key)?,
-                Parameter::Text(key, value) => mount::set_text(context.as_fd(), key, value)?,
+                Parameter::Flag(key) => mount::set_flag(context, key)?,
+                Parameter::Text(key, value) => mount::set_text(context, key, value)?,
             }
         }
-        mount::make_mount(context.as_fd(), set)
+        finish(context)
     };
-    configure().map_err(|error| {
+    give().map_err(|error| {
         let mut message = [0; Note::CAPACITY];
-        let length = mount::last_message(context.as_fd(), &mut message);
+        let length = mount::last_message(context, &mut message);
         Failure::Step(error, Note::new(&message[..length]))
     })
 }
@@ -161,7 +207,7 @@ pub fn make_parents<'p>(root: BorrowedFd<'_>, inside: &'p CStr) -> Result<(Owned
 }
 
 fn make_directory_at(parent: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
-    use nix::sys::stat::{Mode, mkdirat};
+    use nix::sys::stat::mkdirat;
     match mkdirat(parent, name, Mode::from_bits_truncate(0o755)) {
         Err(Errno::EEXIST) => Ok(()),
         result => result,

@@ -74,7 +74,7 @@ impl Init<'_> {
             result => result?,
         };
         let cover = match Shape::of(&fstat(&target)?) {
-            Shape::File => self.mask.null()?,
+            Shape::File | Shape::Link => self.mask.null()?,
             Shape::Directory => self.mask.empty()?,
         };
         mount::attach(cover.as_fd(), target.as_fd())?;

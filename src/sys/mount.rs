@@ -53,6 +53,7 @@ const FSMOUNT_CLOEXEC: libc::c_uint = 1;
 const FSCONFIG_SET_FLAG: libc::c_uint = 0;
 const FSCONFIG_SET_STRING: libc::c_uint = 1;
 const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+const FSCONFIG_CMD_RECONFIGURE: libc::c_uint = 7;
 const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 0x04;
 const MOVE_MOUNT_T_EMPTY_PATH: libc::c_uint = 0x40;
 
@@ -117,6 +118,22 @@ pub fn make_mount(context: BorrowedFd<'_>, attributes: u64) -> Result<OwnedFd, E
     })?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// fspick(2): a context for the filesystem that `target` is open on, to change its parameters.
+pub fn pick_filesystem(target: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    const FSPICK_CLOEXEC: libc::c_uint = 0x1;
+    const FSPICK_EMPTY_PATH: libc::c_uint = 0x8;
+    let flags = FSPICK_CLOEXEC | FSPICK_EMPTY_PATH;
+    // SAFETY: the path is static and empty.
+    let fd = checked(unsafe { libc::syscall(libc::SYS_fspick, target.as_raw_fd(), c"".as_ptr(), flags) })?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Put a picked filesystem's new parameters into force.
+pub fn reconfigure(context: BorrowedFd<'_>) -> Result<(), Errno> {
+    configure(context, FSCONFIG_CMD_RECONFIGURE, None, None)
 }
 
 /// What the kernel says about the last mistake in a context, such as an unknown parameter, without its class letter.

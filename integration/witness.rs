@@ -1,0 +1,368 @@
+//! The payload of the integration tests: a static program that says what it sees from inside a container.
+//! `report` prints one JSON object; the other words are small probes that print one line each.
+//! Runs as a container's process. Knows nothing of the runtime or of the test that asks.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::process::exit;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::{Mode, SFlag, major, makedev, minor, mknod};
+use nix::unistd::{self, Pid};
+use serde_json::{Map, Value, json};
+
+fn main() {
+    let words: Vec<String> = std::env::args().collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match &words[1..] {
+        ["report", ..] => println!("{}", report(&words)),
+        ["open", path] => say(fs::File::open(path).map(drop)),
+        ["read", path] => say(fs::read(path).map(drop)),
+        ["write", path, data] => say(write(path, data)),
+        ["create", path] => say(fs::File::create(path).map(drop)),
+        ["mknod", path, kind, major, minor] => say(make_node(path, kind, major, minor)),
+        ["stat", path] => println!("{}", stat(path)),
+        ["list", path] => println!("{}", list(path)),
+        ["fd-list"] => println!("{}", open_files()),
+        ["time-offsets"] => println!("{}", json!(text("/proc/self/timens_offsets"))),
+        ["sleep"] => std::thread::sleep(Duration::from_secs(60)),
+        ["signal-wait"] => wait_for_signal(),
+        ["exit", code] => exit(code.parse().expect("an exit code")),
+        other => {
+            eprintln!("witness: {other:?} is no word it knows");
+            exit(99)
+        }
+    }
+}
+
+/// One line on what became of an attempt: `ok`, or the errno's name.
+fn say(attempt: io::Result<()>) {
+    match attempt {
+        Ok(()) => println!("ok"),
+        Err(error) => println!("{:?}", Errno::from_raw(error.raw_os_error().unwrap_or(0))),
+    }
+}
+
+fn write(path: &str, data: &str) -> io::Result<()> {
+    // Without O_CREAT and O_TRUNC: files of /proc, /sys and devices take a plain write.
+    let mut file = fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_CLOEXEC).open(path)?;
+    file.write_all(data.as_bytes())
+}
+
+fn make_node(path: &str, kind: &str, major: &str, minor: &str) -> io::Result<()> {
+    let kind = match kind {
+        "b" => SFlag::S_IFBLK,
+        "c" => SFlag::S_IFCHR,
+        _ => SFlag::S_IFIFO,
+    };
+    let number = |text: &str| text.parse().expect("a device number");
+    Ok(mknod(path, kind, Mode::from_bits_truncate(0o666), makedev(number(major), number(minor)))?)
+}
+
+fn wait_for_signal() {
+    let all = SigSet::all();
+    all.thread_block().expect("block all signals");
+    println!("ready");
+    io::stdout().flush().expect("flush");
+    let signal = all.wait().map(Signal::as_str).unwrap_or("a signal without a name");
+    println!("{signal}");
+}
+
+fn stat(path: &str) -> Value {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) => {
+            return json!({"error": format!("{:?}", Errno::from_raw(error.raw_os_error().unwrap_or(0)))});
+        }
+    };
+    let kind = metadata.file_type();
+    let kind = [
+        (kind.is_dir(), "directory"),
+        (kind.is_file(), "file"),
+        (kind.is_symlink(), "symlink"),
+        (kind.is_char_device(), "char"),
+        (kind.is_block_device(), "block"),
+        (kind.is_fifo(), "fifo"),
+        (kind.is_socket(), "socket"),
+    ]
+    .into_iter()
+    .find_map(|(is, name)| is.then_some(name));
+    json!({
+        "type": kind,
+        "mode": format!("{:04o}", metadata.permissions().mode() & 0o7777),
+        "uid": metadata.uid(),
+        "gid": metadata.gid(),
+        "major": major(metadata.rdev()),
+        "minor": minor(metadata.rdev()),
+        "size": metadata.size(),
+        "inode": metadata.ino(),
+        "link": fs::read_link(path).ok(),
+    })
+}
+
+fn list(path: &str) -> Value {
+    match fs::read_dir(path) {
+        Ok(entries) => {
+            let mut names: Vec<String> =
+                entries.flatten().map(|entry| entry.file_name().to_string_lossy().into()).collect();
+            names.sort();
+            json!(names)
+        }
+        Err(error) => json!({"error": format!("{:?}", Errno::from_raw(error.raw_os_error().unwrap_or(0)))}),
+    }
+}
+
+fn report(words: &[&str]) -> Value {
+    let status = status();
+    let user = unistd::getresuid().expect("getresuid");
+    let group = unistd::getresgid().expect("getresgid");
+    let groups: Vec<u32> = unistd::getgroups().expect("getgroups").iter().map(|gid| gid.as_raw()).collect();
+    let system = rustix::system::uname();
+    let mut affinity = sched_getaffinity(Pid::this()).expect("sched_getaffinity");
+    let mut stdin = Vec::new();
+    if words.contains(&"stdin") {
+        io::stdin().read_to_end(&mut stdin).expect("read stdin");
+    }
+    json!({
+        "pid": unistd::getpid().as_raw(),
+        "ppid": unistd::getppid().as_raw(),
+        "pgid": unistd::getpgrp().as_raw(),
+        "sid": unistd::getsid(None).ok().map(Pid::as_raw),
+        "uid": user.effective.as_raw(),
+        "uids": [user.real.as_raw(), user.effective.as_raw(), user.saved.as_raw()],
+        "gid": group.effective.as_raw(),
+        "gids": [group.real.as_raw(), group.effective.as_raw(), group.saved.as_raw()],
+        "groups": groups,
+        "umask": status["Umask"],
+        "cwd": std::env::current_dir().ok(),
+        "args": words,
+        "env": std::env::vars().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>(),
+        "capabilities": {
+            "inheritable": capabilities(&status["CapInh"]),
+            "permitted": capabilities(&status["CapPrm"]),
+            "effective": capabilities(&status["CapEff"]),
+            "bounding": capabilities(&status["CapBnd"]),
+            "ambient": capabilities(&status["CapAmb"]),
+        },
+        "no_new_privs": status["NoNewPrivs"],
+        "seccomp": status["Seccomp"],
+        "blocked_signals": status["SigBlk"],
+        "oom_score_adj": text("/proc/self/oom_score_adj"),
+        "rlimits": rlimits(),
+        "scheduler": kernel::scheduler(),
+        "ioprio": kernel::io_priority(),
+        "mempolicy": kernel::memory_policy(),
+        "keyring": kernel::session_keyring(),
+        "affinity": cpus(&mut affinity),
+        "personality": text("/proc/self/personality"),
+        "hostname": system.nodename().to_string_lossy(),
+        "domainname": system.domainname().to_string_lossy(),
+        "machine": system.machine().to_string_lossy(),
+        "namespaces": namespaces(),
+        "fds": open_files(),
+        "mounts": mounts(),
+        "cgroup": text("/proc/self/cgroup").lines().collect::<Vec<_>>(),
+        "uid_map": text("/proc/self/uid_map").split_whitespace().collect::<Vec<_>>(),
+        "gid_map": text("/proc/self/gid_map").split_whitespace().collect::<Vec<_>>(),
+        "setgroups": text("/proc/self/setgroups"),
+        "time_offsets": text("/proc/self/timens_offsets"),
+        "terminal": terminal(),
+        "root": list("/"),
+        "stdin": String::from_utf8_lossy(&stdin),
+    })
+}
+
+/// A file's text without its last newline, empty where it cannot be read.
+fn text(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim_end().to_string()
+}
+
+fn status() -> Value {
+    let lines = text("/proc/self/status");
+    lines.lines().filter_map(|line| line.split_once(':')).map(|(key, value)| (key, value.trim())).collect()
+}
+
+/// A mask of /proc/self/status as names, in the kernel's order.
+fn capabilities(mask: &Value) -> Value {
+    let Some(mask) = mask.as_str().and_then(|mask| u64::from_str_radix(mask, 16).ok()) else {
+        return Value::Null;
+    };
+    let mut names: Vec<_> =
+        caps::all().into_iter().filter(|capability| mask & capability.bitmask() != 0).collect();
+    names.sort_by_key(caps::Capability::index);
+    json!(names.iter().map(ToString::to_string).collect::<Vec<_>>())
+}
+
+fn rlimits() -> Value {
+    let resources = [
+        ("RLIMIT_AS", Resource::RLIMIT_AS),
+        ("RLIMIT_CORE", Resource::RLIMIT_CORE),
+        ("RLIMIT_CPU", Resource::RLIMIT_CPU),
+        ("RLIMIT_DATA", Resource::RLIMIT_DATA),
+        ("RLIMIT_FSIZE", Resource::RLIMIT_FSIZE),
+        ("RLIMIT_LOCKS", Resource::RLIMIT_LOCKS),
+        ("RLIMIT_MEMLOCK", Resource::RLIMIT_MEMLOCK),
+        ("RLIMIT_MSGQUEUE", Resource::RLIMIT_MSGQUEUE),
+        ("RLIMIT_NICE", Resource::RLIMIT_NICE),
+        ("RLIMIT_NOFILE", Resource::RLIMIT_NOFILE),
+        ("RLIMIT_NPROC", Resource::RLIMIT_NPROC),
+        ("RLIMIT_RSS", Resource::RLIMIT_RSS),
+        ("RLIMIT_RTPRIO", Resource::RLIMIT_RTPRIO),
+        ("RLIMIT_RTTIME", Resource::RLIMIT_RTTIME),
+        ("RLIMIT_SIGPENDING", Resource::RLIMIT_SIGPENDING),
+        ("RLIMIT_STACK", Resource::RLIMIT_STACK),
+    ];
+    let mut limits = Map::new();
+    for (name, resource) in resources {
+        let (soft, hard) = getrlimit(resource).expect("getrlimit");
+        limits.insert(name.into(), json!([soft, hard]));
+    }
+    Value::Object(limits)
+}
+
+fn cpus(set: &mut CpuSet) -> Vec<usize> {
+    (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()
+}
+
+fn namespaces() -> Value {
+    let kinds = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
+    kinds.iter().map(|kind| (*kind, json!(fs::read_link(format!("/proc/self/ns/{kind}")).ok()))).collect()
+}
+
+/// Descriptor number to target, without the one that reads the list.
+fn open_files() -> Value {
+    let mut files = Map::new();
+    for number in 0..1024 {
+        if let Ok(target) = fs::read_link(format!("/proc/self/fd/{number}")) {
+            files.insert(number.to_string(), json!(target));
+        }
+    }
+    Value::Object(files)
+}
+
+fn mounts() -> Value {
+    text("/proc/self/mountinfo")
+        .lines()
+        .filter_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            let left: Vec<&str> = left.split(' ').collect();
+            let right: Vec<&str> = right.splitn(3, ' ').collect();
+            Some(json!({
+                "root": left[3],
+                "target": left[4],
+                "options": left[5].split(',').collect::<Vec<_>>(),
+                "propagation": left[6..].iter().map(|tag| tag.split(':').next()).collect::<Vec<_>>(),
+                "type": right[0],
+                "source": right[1],
+                "super": right[2].split(',').collect::<Vec<_>>(),
+            }))
+        })
+        .collect()
+}
+
+fn terminal() -> Value {
+    let size = rustix::termios::tcgetwinsize(io::stdin()).ok();
+    let stat = text("/proc/self/stat");
+    // Field 7, counted behind the command, which may hold spaces.
+    let device = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split(' ').nth(5))
+        .and_then(|n| n.parse::<i64>().ok());
+    json!({
+        "stdin": rustix::termios::isatty(io::stdin()),
+        "stdout": rustix::termios::isatty(io::stdout()),
+        "stderr": rustix::termios::isatty(io::stderr()),
+        "controlling": device.is_some_and(|device| device != 0),
+        "opens": fs::File::open("/dev/tty").is_ok(),
+        "rows": size.map(|size| size.ws_row),
+        "columns": size.map(|size| size.ws_col),
+    })
+}
+
+/// The few questions that no safe wrapper asks.
+#[allow(unsafe_code)]
+mod kernel {
+    use nix::errno::Errno;
+    use nix::libc;
+    use serde_json::{Value, json};
+
+    const POLICIES: [&str; 8] = ["OTHER", "FIFO", "RR", "BATCH", "ISO", "IDLE", "DEADLINE", "EXT"];
+    const IO_CLASSES: [&str; 4] = ["NONE", "RT", "BE", "IDLE"];
+    const MEMORY_POLICIES: [&str; 7] =
+        ["DEFAULT", "PREFERRED", "BIND", "INTERLEAVE", "LOCAL", "PREFERRED_MANY", "WEIGHTED_INTERLEAVE"];
+
+    #[repr(C)]
+    #[derive(Default)]
+    struct SchedAttr {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+
+    pub fn scheduler() -> Value {
+        let mut attr = SchedAttr::default();
+        let size = size_of::<SchedAttr>();
+        // SAFETY: the kernel writes at most `size` bytes, which is what `attr` has.
+        let result = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attr, size, 0) };
+        if result != 0 {
+            return json!({"error": format!("{:?}", Errno::last())});
+        }
+        json!({
+            "policy": POLICIES.get(attr.policy as usize),
+            "flags": attr.flags,
+            "nice": attr.nice,
+            "priority": attr.priority,
+            "runtime": attr.runtime,
+            "deadline": attr.deadline,
+            "period": attr.period,
+        })
+    }
+
+    pub fn io_priority() -> Value {
+        const WHO_PROCESS: i32 = 1;
+        // SAFETY: takes and returns numbers only.
+        let value = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0) };
+        json!({"class": IO_CLASSES.get((value >> 13) as usize), "level": value & 0x1fff})
+    }
+
+    pub fn memory_policy() -> Value {
+        let (mut mode, mut nodes) = (0i32, [0u64; 16]);
+        let bits = 8 * size_of_val(&nodes);
+        // SAFETY: the kernel writes one int and at most `bits` bits, which is what `nodes` has.
+        let result =
+            unsafe { libc::syscall(libc::SYS_get_mempolicy, &raw mut mode, nodes.as_mut_ptr(), bits, 0, 0) };
+        if result != 0 {
+            return json!({"error": format!("{:?}", Errno::last())});
+        }
+        let flags = mode & 0xe000;
+        json!({"mode": MEMORY_POLICIES.get((mode & 0x1fff) as usize), "flags": flags, "nodes": nodes[0]})
+    }
+
+    /// The session keyring's serial number and description, as `keyctl describe @s` has them.
+    pub fn session_keyring() -> Value {
+        const SESSION: i32 = -3;
+        // SAFETY: takes and returns numbers only.
+        let id = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_GET_KEYRING_ID, SESSION, 0) };
+        if id < 0 {
+            return json!({"error": format!("{:?}", Errno::last())});
+        }
+        let mut text = [0u8; 256];
+        // SAFETY: the kernel writes at most `text.len()` bytes to `text`.
+        let length = unsafe {
+            libc::syscall(libc::SYS_keyctl, libc::KEYCTL_DESCRIBE, id, text.as_mut_ptr(), text.len())
+        };
+        let length = usize::try_from(length).unwrap_or(0).min(text.len());
+        let description = String::from_utf8_lossy(&text[..length]);
+        json!({"id": id, "description": description.trim_end_matches('\0')})
+    }
+}
