@@ -7,7 +7,9 @@ use nix::errno::Errno;
 
 use super::checked;
 
+// Past 32 bits, where the constants of libc do not reach.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Which side of a clone a process finds itself on.
 pub enum Side {
@@ -31,7 +33,7 @@ pub fn clone_process(flags: u64, birthplace: Option<BorrowedFd<'_>>) -> Result<S
         arguments.exit_signal = libc::SIGCHLD as u64;
     }
     if let Some(directory) = birthplace {
-        arguments.flags |= libc::CLONE_INTO_CGROUP as u64;
+        arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = directory.as_raw_fd() as u64;
     }
     // SAFETY: without CLONE_VM and with no stack this returns twice like fork(2); the arguments are live.
@@ -215,8 +217,10 @@ pub fn wait(whom: Whom<'_>, block: bool) -> Result<Option<(i32, Ended)>, Errno> 
             Err(Errno::EINTR) => continue,
             Err(error) => return Err(error),
         }
-        // SAFETY: waitid fills these members, or leaves zero when no child has ended.
-        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        // SAFETY: waitid fills this member, or leaves zero when no child has ended.
+        let pid = unsafe { info.si_pid() };
+        // SAFETY: as above.
+        let status = unsafe { info.si_status() };
         if pid == 0 {
             return Ok(None);
         }
