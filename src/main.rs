@@ -2,7 +2,10 @@
 #![allow(dead_code, reason = "the commands are not wired yet")]
 
 mod cli;
+mod container;
+mod host;
 mod init;
+mod launch;
 mod log;
 mod plan;
 mod signal;

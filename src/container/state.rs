@@ -101,6 +101,17 @@ pub fn ends_within(pidfd: &OwnedFd, timeout_ms: u16) -> Result<bool> {
     }
 }
 
+/// What keeps a process: its status, and where in the kernel it is, for the last word of a wait that was too long.
+pub fn whereabouts(pid: i32) -> String {
+    let file = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let status = file("status");
+    let status = status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("gone").trim();
+    match file("wchan").trim() {
+        "" | "0" => format!("is in state {status}"),
+        place => format!("is in state {status}, in {place}"),
+    }
+}
+
 /// The status letter and the start time of a process.
 fn stat(pid: i32) -> io::Result<Option<(u8, u64)>> {
     let text = match fs::read(format!("/proc/{pid}/stat")) {

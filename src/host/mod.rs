@@ -4,3 +4,18 @@ pub mod cgroup;
 pub mod hooks;
 pub mod idmap;
 pub mod oom;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+
+/// Take off a container's root from the host, where the container had no mount namespace of its own.
+pub fn unmount(path: &Path) -> Result<()> {
+    match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        // Not mounted, or not there any more.
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("unmount {path:?}")),
+    }
+}

@@ -32,7 +32,7 @@ impl Init<'_> {
 }
 
 /// `number` in decimal, in the last bytes of `digits`.
-fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
+pub fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
     let mut start = digits.len();
     loop {
         start -= 1;

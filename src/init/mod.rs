@@ -22,7 +22,7 @@ use nix::errno::Errno;
 
 use crate::plan::{Action, Moment, Slot, Step};
 use crate::sys::fd::write_once;
-use crate::sys::process::{Image, exit_now};
+use crate::sys::process::{Image, exit_now, unblock_signals};
 use crate::sys::procfs::Procfs;
 use crate::wire::{self, HookEnd, Note, Report};
 
@@ -91,6 +91,11 @@ pub fn walk(steps: &[Step], given: Birthright<'_>) -> ! {
         started: false,
     };
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    // The runtime in the foreground holds signals back, and so would the program.
+    if let Err(error) = unblock_signals() {
+        init.tell(0, error.into());
+        exit_now(1);
+    }
     for (number, step) in steps.iter().enumerate() {
         if let Err(failure) = init.take(number as u32, &step.action) {
             init.tell(number as u32, failure);
@@ -112,6 +117,7 @@ impl<'a> Init<'a> {
             Action::TakeRoot => namespaces::take_root(),
             Action::Undumpable => Ok(crate::sys::process::set_undumpable()?),
             Action::ParentDeath { signal } => Ok(crate::sys::process::set_parent_death_signal(*signal)?),
+            Action::Home { uid } => self.home(*uid),
             Action::SessionKeyring { name } => namespaces::session_keyring(name),
             Action::LoopbackUp => Ok(crate::sys::namespace::loopback_up()?),
 

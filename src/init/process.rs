@@ -1,19 +1,44 @@
 //! Who the process is, where it stands and what it runs. Runs in every process of a container.
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, SFlag, stat};
 use nix::unistd::{AccessFlags, faccessat};
 
+use super::hooks::decimal;
 use super::{Failure, Init, Outcome};
 use crate::plan::{CapabilitySets, SchedulerAttributes};
 use crate::sys::creds::{self, ThreadSets};
+use crate::sys::path::open_in_root;
 use crate::sys::process;
 use crate::wire::Note;
 
+/// More of a passwd file is not read.
+const LONGEST_PASSWD: u64 = 1 << 20;
+
 impl<'a> Init<'a> {
+    /// The one file of the container whose text init reads, because only here it is the one that the process will see.
+    pub fn home(&mut self, uid: u32) -> Outcome {
+        let root = open(c"/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let mut text = Vec::new();
+        // Whatever else stands there (a fifo, a directory) is not a passwd file.
+        if let Ok(file) = open_in_root(root.as_fd(), c"etc/passwd", libc::O_RDONLY | libc::O_NONBLOCK, 0) {
+            let file = File::from(file);
+            if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+                file.take(LONGEST_PASSWD).read_to_end(&mut text).map_err(|_| Errno::EIO)?;
+            }
+        }
+        let home = home_in_passwd(&text, uid).unwrap_or(b"/");
+        let variable = CString::new([b"HOME=", home].concat()).map_err(|_| Errno::EINVAL)?;
+        self.image.add_variable(variable);
+        Ok(())
+    }
+
     /// The first candidate that is an executable file; else what was wrong with the one that came nearest.
     pub fn find_executable(&mut self, candidates: &'a [CString]) -> Outcome {
         let mut verdict = Errno::ENOENT;
@@ -36,6 +61,16 @@ impl<'a> Init<'a> {
         let error = self.image.execute(path);
         Err(Failure::Step(error, Note::new(path.to_bytes())))
     }
+}
+
+/// The sixth field of the user's line (passwd(5)).
+fn home_in_passwd(text: &[u8], uid: u32) -> Option<&[u8]> {
+    let mut digits = [0; 10];
+    let uid = decimal(uid, &mut digits);
+    text.split(|byte| *byte == b'\n').find_map(|line| {
+        let mut fields = line.split(|byte| *byte == b':');
+        (fields.nth(2)? == uid).then(|| fields.nth(2)).flatten().filter(|home| !home.is_empty())
+    })
 }
 
 fn executable(path: &CStr) -> Result<(), Errno> {
@@ -114,4 +149,20 @@ pub fn scheduler(attributes: &SchedulerAttributes) -> Outcome {
         sched_deadline: attributes.deadline,
         sched_period: attributes.period,
     })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::home_in_passwd;
+
+    #[test]
+    fn home_is_what_passwd_says_about_the_uid() {
+        let text =
+            b"root:x:0:0:root:/root:/bin/sh\nbroken\nwww:x:33:33::/var/www:/bin/false\nnone:x:7:7:::\n";
+        assert_eq!(home_in_passwd(text, 33), Some(b"/var/www".as_slice()));
+        assert_eq!(home_in_passwd(text, 0), Some(b"/root".as_slice()));
+        assert_eq!(home_in_passwd(text, 3), None);
+        assert_eq!(home_in_passwd(text, 7), None);
+        assert_eq!(home_in_passwd(b"", 0), None);
+    }
 }

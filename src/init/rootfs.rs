@@ -31,13 +31,14 @@ const READ_ONLY: Attributes = Attributes { set: attr::RDONLY, clear: 0, propagat
 impl Init<'_> {
     pub fn mount_root(&mut self, slot: Slot, path: &CStr, propagation: u64) -> Outcome {
         let tree = self.given.slots.get_mut(slot.0).and_then(Option::take).ok_or(Errno::EBADF)?;
-        let kind = propagation & !libc::MS_REC;
-        let shares = kind == 0 || kind == libc::MS_SHARED;
-        if shares {
-            privatise_parent(path)?;
-        } else {
-            mount::set_propagation_of_root(kind)?;
-            self.propagation = kind;
+        match propagation & !libc::MS_REC {
+            // A mount namespace that is not ours to change.
+            0 => {}
+            libc::MS_SHARED => privatise_parent(path)?,
+            kind => {
+                mount::set_propagation_of_root(kind)?;
+                self.propagation = kind;
+            }
         }
         // pivot_root(2) refuses a root that is shared.
         let private = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };

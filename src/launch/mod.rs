@@ -20,6 +20,7 @@ use crate::container::gate;
 use crate::host::cgroup::{self, Cgroup};
 use crate::init::{self, Birthright, Gate};
 use crate::plan::Plan;
+use crate::plan::cgroup::CgroupLayout;
 use crate::sys::fd::close_inherited;
 use crate::sys::procfs::Procfs;
 use crate::wire;
@@ -44,13 +45,14 @@ pub struct Born {
 /// Make a container, up to its start gate. On an error nothing is left of it.
 pub fn birth(
     store: &Store,
+    layout: &CgroupLayout,
     plan: &Plan,
     state: State,
     config: &[u8],
     contact: Contact,
 ) -> Result<Born> {
     let mut attempt = Attempt::default();
-    match try_birth(store, plan, state, config, contact, &mut attempt) {
+    match try_birth(store, layout, plan, state, config, contact, &mut attempt) {
         Ok(()) => Ok(Born { child: attempt.child.take().context("a birth without a child")? }),
         Err(error) => Err(undone(attempt, error)),
     }
@@ -65,6 +67,7 @@ fn undone(attempt: Attempt, error: anyhow::Error) -> anyhow::Error {
 
 fn try_birth(
     store: &Store,
+    layout: &CgroupLayout,
     plan: &Plan,
     mut state: State,
     config: &[u8],
@@ -74,12 +77,20 @@ fn try_birth(
     let room = &*attempt.room.insert(store.claim(&state.id)?);
     room.write(crate::container::CONFIG, config)?;
     if let Some(group) = &plan.cgroup {
-        let made = attempt.cgroup.insert(cgroup::place(group)?);
-        state.cgroup = Some(made.location().clone());
-        write_state(room, &state)?;
-        made.create()?;
-    } else {
-        write_state(room, &state)?;
+        let made = attempt.cgroup.insert(cgroup::open(layout, &group.path)?);
+        state.cgroup = Some(made.location());
+    }
+    // From here on a later `delete --force` knows what to look for, whatever becomes of us.
+    write_state(room, &state)?;
+    if let (Some(made), Some(group)) = (&mut attempt.cgroup, &plan.cgroup) {
+        match made.create() {
+            // A user to whom no groups were delegated can do without, if nothing depends on one.
+            Err(error) if cgroup::is_denied(&error) && !group.required && group.limits.is_empty() => {
+                attempt.cgroup = None;
+                state.cgroup = None;
+            }
+            result => result?,
+        }
     }
     attempt.host_mount = state.host_mount.clone();
     let (go, outcome) = gate::make(&room.path)?;
@@ -93,6 +104,7 @@ fn try_birth(
     }
     let conversation = Conversation { plan, child, state: &state, socket: conversation };
     conversation.until_ready()?;
+    let socket = conversation.socket;
 
     state.init = Some(Process::of(child.pid)?);
     write_state(room, &state)?;
@@ -103,7 +115,7 @@ fn try_birth(
     if let Some(path) = contact.pidfd_socket {
         sockets::send_pidfd(&path, child.pidfd.as_fd())?;
     }
-    conversation.let_go()
+    wire::grant(socket.as_fd()).context("tell the child to go on")
 }
 
 /// Make one more process in a container, as far as its program.

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
 
 use super::spawn::Child;
 use crate::container::store::Room;
@@ -39,7 +38,7 @@ impl Attempt {
             note(std::fs::remove_file(path).with_context(|| format!("remove {path:?}")));
         }
         if let Some(path) = &self.host_mount {
-            note(unmount(path));
+            note(crate::host::unmount(path));
         }
         if let Some(cgroup) = &self.cgroup {
             note(cgroup.remove());
@@ -60,14 +59,5 @@ fn end(child: &Child) -> Result<()> {
         // The caller may ignore SIGCHLD; then the kernel has waited for us.
         Ok(_) | Err(Errno::ECHILD) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("wait for process {}", child.pid)),
-    }
-}
-
-/// Take off a container's root from the host, where the container had no mount namespace of its own.
-pub fn unmount(path: &std::path::Path) -> Result<()> {
-    match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-        // Not mounted, or not there any more.
-        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("unmount {path:?}")),
     }
 }

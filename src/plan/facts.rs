@@ -13,6 +13,13 @@ use anyhow::{Context, Result, ensure};
 /// close_range, mount_setattr, idmapped mounts, cgroup.kill.
 const OLDEST_KERNEL: (u32, u32) = (5, 14);
 
+pub mod cgroup;
+
+use super::cgroup::CgroupLayout;
+
+/// Where every distribution mounts the hierarchies.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
 /// Whose rights the runtime has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authority {
@@ -22,16 +29,6 @@ pub enum Authority {
     NamespacedRoot,
     /// Somebody who must make a user namespace before anything else.
     User,
-}
-
-/// One mounted cgroup hierarchy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hierarchy {
-    /// `cpu,cpuacct`, `name=systemd`, ...; empty for the unified one.
-    pub controllers: String,
-    pub mount_point: String,
-    /// The runtime's own group below the mount point, as in `/` or `/user.slice`.
-    pub own: String,
 }
 
 #[derive(Clone, Debug)]
@@ -50,7 +47,7 @@ pub struct Facts {
     pub setgroups: bool,
     pub apparmor: bool,
     pub selinux: bool,
-    pub hierarchies: Vec<Hierarchy>,
+    pub cgroup: CgroupLayout,
 }
 
 impl Facts {
@@ -82,8 +79,12 @@ impl Facts {
             setgroups: initial || read("/proc/self/setgroups")?.trim() == "allow",
             apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == b"Y\n"),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
-            hierarchies: Vec::new(),
+            cgroup: cgroup::layout(Path::new(CGROUP_ROOT))?,
         })
+    }
+
+    pub fn kernel_at_least(&self, version: u32, patch_level: u32) -> bool {
+        self.kernel >= (version, patch_level)
     }
 }
 

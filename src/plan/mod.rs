@@ -14,14 +14,28 @@ use seccomp::Filter;
 
 pub mod bundle;
 pub mod capabilities;
+pub mod cgroup;
+pub mod device_rules;
+pub mod confinement;
 pub mod facts;
+pub mod guest;
+pub mod hooks;
+pub mod cgroup_mounts;
+pub mod devices;
+pub mod filesystem;
 pub mod idmap;
 pub mod limits;
 pub mod mount_options;
+pub mod mounts;
 pub mod namespaces;
+pub mod process;
 pub mod request;
+pub mod rlimits;
+pub mod scheduling;
+pub mod rootfs;
 pub mod seccomp;
 pub mod steps;
+pub mod sysctl;
 #[cfg(test)]
 mod testing;
 
@@ -70,6 +84,8 @@ pub struct GroupPlan {
     /// Relative to the mount point of every hierarchy, without a leading slash.
     pub path: PathBuf,
     pub limits: Limits,
+    /// The configuration names the group, so the container cannot do without it.
+    pub required: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -316,6 +332,10 @@ pub enum Action {
     /// chdir(2), and see that the place is below the root (CVE-2024-21626).
     WorkingDirectory {
         path: CString,
+    },
+    /// Add `HOME` to the environment: what `/etc/passwd` inside says about `uid`, else `/`.
+    Home {
+        uid: u32,
     },
     /// Find the first candidate that can be executed.
     FindExecutable {

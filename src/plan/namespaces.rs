@@ -13,29 +13,25 @@ use super::request::{Request, c_string};
 use super::steps::Steps;
 use super::{Action, IdMapping, Moment, Namespace, Open, idmap};
 
-/// A kind of namespace: its name in a configuration, and its `CLONE_NEW*` flag.
+/// A kind of namespace, and its name in a configuration.
 #[derive(Debug)]
 pub struct Kind {
     pub namespace: Namespace,
     pub name: &'static str,
-    pub flag: i32,
 }
 
 /// In the order in which they are joined: the user namespace gives the right to the others, and the mount
 /// namespace takes the host's paths away.
 pub const KINDS: &[Kind] = &[
-    Kind { namespace: Namespace::User, name: "user", flag: libc::CLONE_NEWUSER },
-    Kind { namespace: Namespace::Cgroup, name: "cgroup", flag: libc::CLONE_NEWCGROUP },
-    Kind { namespace: Namespace::Ipc, name: "ipc", flag: libc::CLONE_NEWIPC },
-    Kind { namespace: Namespace::Uts, name: "uts", flag: libc::CLONE_NEWUTS },
-    Kind { namespace: Namespace::Network, name: "network", flag: libc::CLONE_NEWNET },
-    Kind { namespace: Namespace::Pid, name: "pid", flag: libc::CLONE_NEWPID },
-    Kind { namespace: Namespace::Time, name: "time", flag: CLONE_NEWTIME },
-    Kind { namespace: Namespace::Mount, name: "mount", flag: libc::CLONE_NEWNS },
+    Kind { namespace: Namespace::User, name: "user" },
+    Kind { namespace: Namespace::Cgroup, name: "cgroup" },
+    Kind { namespace: Namespace::Ipc, name: "ipc" },
+    Kind { namespace: Namespace::Uts, name: "uts" },
+    Kind { namespace: Namespace::Network, name: "network" },
+    Kind { namespace: Namespace::Pid, name: "pid" },
+    Kind { namespace: Namespace::Time, name: "time" },
+    Kind { namespace: Namespace::Mount, name: "mount" },
 ];
-
-/// libc has it for some targets only.
-const CLONE_NEWTIME: i32 = 0x80;
 
 /// Which namespace of a kind the container lives in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +43,10 @@ pub enum Place<'a> {
 }
 
 impl Namespace {
-    fn kind(self) -> &'static Kind {
-        KINDS.iter().find(|kind| kind.namespace == self).expect("the table holds every namespace")
+    /// Its name in a configuration.
+    pub fn name(self) -> &'static str {
+        let found = KINDS.iter().find(|kind| kind.namespace == self);
+        found.expect("the table holds every namespace").name
     }
 }
 
@@ -88,7 +86,12 @@ impl<'a> Request<'a> {
 
 pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
     check(request)?;
-    plan_maps(request, steps)?;
+    if let Some(maps) = maps(request)? {
+        steps.outside.uid_map = maps.uids;
+        steps.outside.gid_map = maps.gids;
+        steps.outside.map_with_helpers = maps.helpers;
+        steps.outside.deny_setgroups = maps.deny_setgroups;
+    }
     let user = request.place(Namespace::User);
     let joined_user = matches!(user, Place::Joined(_));
     let unprivileged = request.facts.authority == Authority::User;
@@ -107,7 +110,7 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
     for kind in KINDS {
         match request.place(kind.namespace) {
             Place::Inherited => {}
-            Place::New => made |= kind.flag,
+            Place::New => made |= kind.namespace.flag(),
             Place::Joined(path) => {
                 let path = c_string(path.as_os_str().as_encoded_bytes())?;
                 let slot = steps.open(Open::Namespace { kind: kind.namespace, path });
@@ -130,8 +133,9 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
     }
 
     // The cgroup namespace is rooted at the group in which it is made, so init makes it in its own.
-    let by_init = if joined_user && !stand_in { made } else { made & libc::CLONE_NEWCGROUP } & !CLONE_NEWTIME;
-    steps.enter.clone = (made & !by_init & !CLONE_NEWTIME) as u64;
+    let by_init =
+        if joined_user && !stand_in { made } else { made & libc::CLONE_NEWCGROUP } & !libc::CLONE_NEWTIME;
+    steps.enter.clone = (made & !by_init & !libc::CLONE_NEWTIME) as u64;
     if by_init != 0 {
         steps.birth(Action::Unshare { flags: by_init });
     }
@@ -148,21 +152,38 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
     Ok(())
 }
 
-/// The namespaces of a running container that a guest joins, but for its pid namespace.
-pub fn flags_to_join(request: &Request) -> i32 {
-    let joined = KINDS
-        .iter()
-        .filter(|kind| kind.namespace != Namespace::Pid && request.place(kind.namespace) != Place::Inherited);
-    joined.map(|kind| kind.flag).sum()
+/// A guest joins all namespaces of a running container at once; its pid namespace takes a clone.
+pub fn plan_guest(request: &Request, init_pid: i32, steps: &mut Steps) {
+    let own = |kind: Namespace| request.place(kind) != Place::Inherited;
+    let slot = steps.open(Open::Pidfd { pid: init_pid });
+    let owned = KINDS.iter().map(|kind| kind.namespace).filter(|kind| own(*kind));
+    let mut flags: i32 = owned.map(Namespace::flag).sum();
+    if own(Namespace::Pid) {
+        steps.enter.pid = Some(slot);
+        flags &= !libc::CLONE_NEWPID;
+        if request.facts.authority == Authority::User && own(Namespace::User) {
+            steps.enter.stand_in = Some(slot);
+            flags &= !libc::CLONE_NEWUSER;
+        }
+    }
+    if flags != 0 {
+        steps.every(Action::JoinProcess { slot, flags });
+    }
+    if own(Namespace::User) {
+        steps.every(Action::TakeRoot);
+    }
 }
 
 fn check(request: &Request) -> Result<()> {
     let listed = request.linux().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     for (index, namespace) in listed.iter().enumerate() {
-        let kind = Namespace::from(namespace.typ()).kind();
+        let kind = Namespace::from(namespace.typ());
         let earlier = listed[..index].iter().position(|earlier| earlier.typ() == namespace.typ());
         if let Some(earlier) = earlier {
-            bail!("linux.namespaces[{index}]: {} is already given by linux.namespaces[{earlier}]", kind.name);
+            bail!(
+                "linux.namespaces[{index}]: {} is already given by linux.namespaces[{earlier}]",
+                kind.name()
+            );
         }
         if let Some(path) = namespace.path() {
             let absolute = path.is_absolute() || path.as_os_str().is_empty();
@@ -202,7 +223,18 @@ fn check(request: &Request) -> Result<()> {
 }
 
 /// The maps of a new user namespace, and who can write them.
-fn plan_maps(request: &Request, steps: &mut Steps) -> Result<()> {
+#[derive(Debug)]
+pub struct Maps {
+    pub uids: Vec<IdMapping>,
+    pub gids: Vec<IdMapping>,
+    /// An unprivileged user may map nobody but itself, unless newuidmap(1) and newgidmap(1) do it.
+    helpers: bool,
+    /// Who maps its own group alone must give up setgroups(2) for it (user_namespaces(7)).
+    pub deny_setgroups: bool,
+}
+
+/// The maps, if the container has a user namespace of its own.
+pub fn maps(request: &Request) -> Result<Option<Maps>> {
     fn listed(mappings: Option<&Option<Vec<LinuxIdMapping>>>) -> &[LinuxIdMapping] {
         mappings.and_then(|mappings| mappings.as_deref()).unwrap_or_default()
     }
@@ -213,7 +245,7 @@ fn plan_maps(request: &Request, steps: &mut Steps) -> Result<()> {
             Place::New => {
                 ensure!(!mappings.is_empty(), "{path}: a new user namespace needs one");
                 let root = idmap::outside(mappings, 0).is_some();
-                ensure!(root, "{path}: id 0 is not mapped, which sets up the container");
+                ensure!(root, "{path}: id 0 is not mapped, and root of the container is who sets it up");
             }
             Place::Inherited => ensure!(mappings.is_empty(), "{path}: needs a namespace of type user"),
             // Engines repeat the maps that the joined namespace has.
@@ -221,18 +253,13 @@ fn plan_maps(request: &Request, steps: &mut Steps) -> Result<()> {
         }
     }
     if request.place(Namespace::User) != Place::New {
-        return Ok(());
+        return Ok(None);
     }
-    let outside = &mut steps.outside;
-    if request.facts.authority == Authority::User {
-        let only = |mappings: &[IdMapping], own: u32| matches!(mappings, [one] if one.outside == own && one.count == 1);
-        let own = only(&uids, request.facts.euid) && only(&gids, request.facts.egid);
-        outside.map_with_helpers = !own;
-        outside.deny_setgroups = own;
-    }
-    outside.uid_map = uids;
-    outside.gid_map = gids;
-    Ok(())
+    let only =
+        |mappings: &[IdMapping], own| matches!(mappings, [one] if one.outside == own && one.count == 1);
+    let alone = only(&uids, request.facts.euid) && only(&gids, request.facts.egid);
+    let unprivileged = request.facts.authority == Authority::User;
+    Ok(Some(Maps { uids, gids, helpers: unprivileged && !alone, deny_setgroups: unprivileged && alone }))
 }
 
 /// What to write to `timens_offsets` (time_namespaces(7)).

@@ -5,7 +5,7 @@
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use oci_spec::runtime::{Linux, Spec};
 
 use super::facts::Facts;
@@ -33,14 +33,25 @@ pub struct Options {
     /// `LISTEN_FDS` and `LISTEN_FDNAMES`, as systemd passes them (sd_listen_fds(3)).
     pub listen: Option<Listen>,
     pub console: Console,
-    /// `--systemd-cgroup`: `linux.cgroupsPath` names a slice and a unit.
-    pub systemd_cgroup: bool,
+    pub cgroups: Cgroups,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     pub fds: u32,
     pub names: Option<String>,
+}
+
+/// Who makes the container's cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cgroups {
+    /// The runtime, in the cgroup filesystem.
+    #[default]
+    Files,
+    /// systemd: `linux.cgroupsPath` names a slice and a unit.
+    Systemd,
+    /// Nobody: the container stays where its caller is.
+    Disabled,
 }
 
 /// Where a terminal's master goes.
@@ -64,4 +75,12 @@ impl<'a> Request<'a> {
 /// A string for the kernel. `bundle.rs` refuses NUL bytes in the configuration; this is for the rest.
 pub fn c_string(text: impl Into<Vec<u8>>) -> Result<CString> {
     CString::new(text).context("a NUL byte inside a string")
+}
+
+/// An absolute path that the kernel would take, from `member` of the configuration.
+pub fn c_path(path: &Path, member: &str) -> Result<CString> {
+    ensure!(path.is_absolute(), "{member}: {path:?} is not absolute");
+    let bytes = path.as_os_str().as_encoded_bytes();
+    ensure!(bytes.len() < libc::PATH_MAX as usize, "{member}: is longer than a path may be");
+    c_string(bytes)
 }

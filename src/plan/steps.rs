@@ -3,9 +3,177 @@
 //! Runs outside. Each subject's planner says what its steps are; only this file says when they come.
 
 use std::ffi::CString;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use oci_spec::runtime::Process;
 
 use super::facts::Authority;
-use super::{Action, Enter, IdMap, Open, Outside, Slot, Step, When};
+use super::namespaces::Place;
+use super::request::{Cgroups, Request};
+use super::{
+    Action, Enter, GroupPlan, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities, cgroup,
+    confinement, devices, hooks, limits, mounts, namespaces, process, rlimits, rootfs, scheduling, sysctl,
+};
+
+/// The birth of a container.
+pub fn birth(request: &Request) -> Result<Plan> {
+    let mut steps = Steps::new(request.facts.authority, When::Birth);
+    request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
+    let cgroup = group(request).context("config.json")?;
+    let path = cgroup.as_ref().map(|group| group.path.as_path());
+    order_of_birth(request, path, &mut steps).context("config.json")?;
+    Ok(Plan { cgroup, ..steps.finish() })
+}
+
+/// One more process in the container whose first process is `init_pid`.
+pub fn guest(request: &Request, process: &Process, init_pid: i32) -> Result<Plan> {
+    let mut steps = Steps::new(request.facts.authority, When::Every);
+    request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
+    order_of_guest(request, process, init_pid, &mut steps)?;
+    Ok(steps.finish())
+}
+
+fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) -> Result<()> {
+    check_support(request)?;
+    let process = request.spec.process().as_ref().context("process: missing")?;
+    hooks::plan_outside(request, steps)?;
+    steps.outside.oom_score_adj = process.oom_score_adj();
+
+    arrive(steps);
+    namespaces::plan(request, steps)?;
+    if request.place(Namespace::User) != Place::Inherited {
+        // Becoming another user takes the order back.
+        steps.birth(Action::ParentDeath { signal: libc::SIGKILL });
+    }
+    // Not before: the id maps of a process that cannot be read can only be written by root.
+    steps.every(Action::Undumpable);
+    settle(request, process, steps)?;
+    if request.place(Namespace::Network) == Place::New {
+        steps.birth(Action::LoopbackUp);
+    }
+
+    // Everything inside is reached through the root's descriptor while the host's paths are still there.
+    rootfs::plan(request, steps)?;
+    mounts::plan(request, group, steps)?;
+    devices::plan(request, steps)?;
+    process::plan_terminal(request, process, steps)?;
+    if !steps.outside.prestart.is_empty() || !steps.outside.create_runtime.is_empty() {
+        steps.birth(Action::Report(Moment::Assembled));
+    }
+    hooks::plan_inside(request, HookPoint::CreateContainer, steps)?;
+    sysctl::plan(request, steps)?;
+    steps.birth(Action::ReopenNull);
+    process::plan_directory(process, steps)?;
+    // From here on nothing is made inside: first whole filesystems, then parts of them, then the root.
+    steps.make_read_only();
+    rootfs::plan_hidden_paths(request, steps)?;
+    rootfs::plan_read_only(request, steps);
+    rootfs::plan_entry(request, steps)?;
+    sysctl::plan_names(request, steps)?;
+    become_process(request, process, steps)
+}
+
+fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &mut Steps) -> Result<()> {
+    let affinity = process.exec_cpu_affinity().as_ref();
+    if let Some(cpus) = affinity.and_then(|affinity| affinity.initial().as_deref()) {
+        steps.every(scheduling::affinity(cpus).context("process.execCPUAffinity.initial")?);
+    }
+    steps.outside.oom_score_adj = process.oom_score_adj();
+    arrive(steps);
+    // CVE-2016-9962: the container must not look into us from the moment it can see us.
+    steps.every(Action::Undumpable);
+    namespaces::plan_guest(request, init_pid, steps);
+    if request.place(Namespace::User) != Place::Inherited {
+        // Becoming another user takes both back.
+        steps.every(Action::ParentDeath { signal: libc::SIGKILL });
+        steps.every(Action::Undumpable);
+    }
+    settle(request, process, steps)?;
+    process::plan_terminal(request, process, steps)?;
+    if let Some(cpus) = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {
+        steps.every(scheduling::affinity(cpus).context("process.execCPUAffinity.final")?);
+    }
+    become_process(request, process, steps)
+}
+
+/// The container's cgroup and its limits.
+fn group(request: &Request) -> Result<Option<GroupPlan>> {
+    let linux = request.linux();
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    match request.options.cgroups {
+        Cgroups::Files => {}
+        Cgroups::Disabled => return Ok(None),
+        Cgroups::Systemd => bail!("linux.cgroupsPath: groups are not made through systemd yet; leave out --systemd-cgroup"),
+    }
+    let asked = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    Ok(Some(GroupPlan {
+        path: cgroup::path(asked, request.id)?,
+        limits: limits::plan(resources, &request.facts.cgroup, request.facts.authority)?,
+        required: asked.is_some_and(|path| !path.as_os_str().is_empty()),
+    }))
+}
+
+/// The cgroup comes first: whatever follows is accounted for, and a cgroup namespace is rooted there.
+fn arrive(steps: &mut Steps) {
+    steps.every(Action::EnterCgroups);
+    steps.every(Action::ParentDeath { signal: libc::SIGKILL });
+}
+
+/// A session before a terminal, which only a session's leader can control; a keyring before anything uses it.
+fn settle(request: &Request, process: &Process, steps: &mut Steps) -> Result<()> {
+    steps.every(Action::Session);
+    confinement::plan_keyring(request, process, steps)
+}
+
+/// From root of a container to the process that its author wants. Rights are given up in the order in which
+/// the next step no longer needs them.
+fn become_process(request: &Request, process: &Process, steps: &mut Steps) -> Result<()> {
+    process::plan_home(process, steps);
+    confinement::plan_labels(request, process, steps)?;
+    rlimits::plan(process, steps)?;
+    scheduling::plan(request, process, steps)?;
+    confinement::plan_personality(request, steps)?;
+    confinement::plan_no_new_privileges(process, steps);
+    process::plan_descriptors(request, steps);
+    let (early, late) = match confinement::filter(request, process, steps)? {
+        Some((filter, true)) => (Some(filter), None),
+        Some((filter, false)) => (None, Some(filter)),
+        None => (None, None),
+    };
+    if let Some(filter) = early {
+        steps.every(Action::Seccomp { filter, early: true });
+    }
+    process::plan_user(request, process, steps)?;
+    process::plan_umask(process, steps)?;
+    capabilities::plan(request, process, steps)?;
+    // As the user: what it may enter and execute is for the kernel to say.
+    process::plan_executable(process, steps)?;
+    steps.every(Action::ParentDeath { signal: 0 });
+    if let Some(filter) = late {
+        steps.every(Action::Seccomp { filter, early: false });
+    }
+    steps.every(Action::Report(Moment::Ready));
+    steps.birth(Action::WaitStart);
+    hooks::plan_inside(request, HookPoint::StartContainer, steps)?;
+    let listen = if steps.is_birth() { request.options.listen.as_ref() } else { None };
+    process::plan_exec(process, listen, steps)
+}
+
+/// What no version of corten before this one could do is refused by name, never passed over.
+fn check_support(request: &Request) -> Result<()> {
+    let annotations = request.spec.annotations().as_ref();
+    let nameless = annotations.is_some_and(|annotations| annotations.contains_key(""));
+    ensure!(!nameless, "annotations: a name is empty");
+    let Some(linux) = request.linux() else { return Ok(()) };
+    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        bail!("linux.netDevices: moving network devices is not supported");
+    }
+    if linux.intel_rdt().is_some() {
+        bail!("linux.intelRdt: resource control groups are not supported");
+    }
+    Ok(())
+}
 
 /// A plan in the making. Steps are kept in the order in which they are added.
 #[derive(Debug)]
@@ -20,11 +188,15 @@ pub struct Steps {
     read_only_later: Vec<Slot>,
     /// Trees that init must open itself, since the parent has no right to.
     trees_inside: Vec<Action>,
+    /// The step before which it does.
+    trees_come_at: usize,
     authority: Authority,
+    /// Whose steps these are: a birth has all of them, a guest those of every process.
+    of: When,
 }
 
 impl Steps {
-    pub fn new(authority: Authority) -> Steps {
+    pub fn new(authority: Authority, of: When) -> Steps {
         Steps {
             enter: Enter::default(),
             outside: Outside::default(),
@@ -34,13 +206,21 @@ impl Steps {
             warnings: Vec::new(),
             read_only_later: Vec::new(),
             trees_inside: Vec::new(),
+            trees_come_at: 0,
             authority,
+            of,
         }
+    }
+
+    pub fn is_birth(&self) -> bool {
+        self.of == When::Birth
     }
 
     /// A step of the container's first process alone.
     pub fn birth(&mut self, action: Action) {
-        self.steps.push(Step { when: When::Birth, action });
+        if self.is_birth() {
+            self.steps.push(Step { when: When::Birth, action });
+        }
     }
 
     /// A step of every process in the container.
@@ -73,13 +253,59 @@ impl Steps {
         }
     }
 
+    /// The trees that are init's to open, those asked for later included, come here.
+    pub fn open_trees_here(&mut self) {
+        self.trees_come_at = self.steps.len();
+    }
+
     /// Make the mount kept in `slot` read-only after the last thing that writes below it.
     pub fn read_only_later(&mut self, slot: Slot) {
         self.read_only_later.push(slot);
     }
 
+    fn make_read_only(&mut self) {
+        for slot in std::mem::take(&mut self.read_only_later) {
+            self.birth(Action::ReadOnlyMount { slot });
+        }
+    }
+
     /// A known oddity that the specification says is not an error.
     pub fn warn(&mut self, warning: String) {
         self.warnings.push(warning);
+    }
+
+    fn finish(mut self) -> Plan {
+        let at = self.trees_come_at;
+        let trees = self.trees_inside.into_iter().map(|action| Step { when: When::Birth, action });
+        self.steps.splice(at..at, trees);
+        Plan {
+            open: self.open,
+            slots: self.slots,
+            enter: self.enter,
+            steps: self.steps,
+            outside: self.outside,
+            cgroup: None,
+            warnings: self.warnings,
+        }
+    }
+}
+
+/// What planners added, for their tests.
+#[cfg(test)]
+impl Steps {
+    pub fn listed(&self) -> &[Step] {
+        &self.steps
+    }
+
+    pub fn opened(&self) -> &[(Slot, Open)] {
+        &self.open
+    }
+
+    pub fn opened_inside(&self) -> &[Action] {
+        &self.trees_inside
+    }
+
+    pub fn deferred(&self) -> &[Slot] {
+        &self.read_only_later
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::bundle;
+use super::cgroup::CgroupLayout;
 use super::facts::{Authority, Facts};
 use super::request::{Options, Request};
 use oci_spec::runtime::Spec;
@@ -64,6 +65,6 @@ pub fn host(authority: Authority) -> Facts {
         setgroups: true,
         apparmor: true,
         selinux: false,
-        hierarchies: Vec::new(),
+        cgroup: CgroupLayout::default(),
     }
 }

@@ -4,6 +4,7 @@
 //! a bare [`Errno`]. No policy: which call, with which arguments, is decided elsewhere.
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod creds;
 pub mod fd;
 pub mod mount;

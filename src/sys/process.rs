@@ -90,6 +90,13 @@ pub fn take_fd(process: BorrowedFd<'_>, number: i32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// Have the kernel keep our ended children for us to wait for, whatever disposition the caller left us.
+pub fn keep_ended_children() -> Result<(), Errno> {
+    // SAFETY: SIG_DFL is a valid action for SIGCHLD.
+    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    if before == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
+}
+
 /// prctl(2) with up to two numbers.
 fn control(option: libc::c_int, second: libc::c_ulong, third: libc::c_ulong) -> Result<i32, Errno> {
     // SAFETY: every option used in this file takes plain numbers.
@@ -158,6 +165,12 @@ impl<'a> Image<'a> {
             environment: pointers(environment),
             strings: std::marker::PhantomData,
         }
+    }
+
+    /// One more variable. It lives as long as this process, which execve(2) ends.
+    pub fn add_variable(&mut self, variable: CString) {
+        let end = self.environment.len() - 1;
+        self.environment.insert(end, variable.into_raw());
     }
 
     /// execve(2). Returns only with the reason why it failed.

@@ -1,0 +1,83 @@
+//! What the user asked for: one file per command.
+//!
+//! Runs outside. Turns options into calls of `launch/` and `container/`, and results into output.
+
+mod birth;
+mod create;
+mod delete;
+mod exec;
+mod features;
+mod kill;
+mod list;
+mod plan;
+mod ps;
+mod run;
+mod spec;
+mod start;
+mod state;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::cli::{Cli, Command, GlobalOptions};
+use crate::container::store::Store;
+use crate::log::Log;
+
+/// What every command has at hand.
+pub struct Context<'a> {
+    pub global: &'a GlobalOptions,
+    pub log: &'a Log,
+    pub store: Store,
+}
+
+/// Perform a command; the result is the program's exit status.
+pub fn run(cli: &Cli, log: &Log) -> Result<u8> {
+    let context = Context { global: &cli.global, log, store: Store::new(root(&cli.global)?) };
+    match &cli.command {
+        Command::Create(options) => create::create(&context, options),
+        Command::Start(options) => start::start(&context, options),
+        Command::Run(options) => return run::run(&context, options),
+        Command::Exec(options) => return exec::exec(&context, options),
+        Command::State(options) => state::state(&context, options),
+        Command::Kill(options) => kill::kill(&context, options),
+        Command::Delete(options) => delete::delete(&context, options),
+        Command::List(options) => list::list(&context, options),
+        Command::Ps(options) => ps::ps(&context, options),
+        Command::Spec(options) => spec::spec(options),
+        Command::Features => features::features(),
+        Command::Plan(options) => plan::plan(&context, options),
+    }
+    .map(|()| 0)
+}
+
+/// `--root`, or the usual place: `/run/corten`, and for others than root a directory of their own.
+fn root(global: &GlobalOptions) -> Result<PathBuf> {
+    if let Some(root) = &global.root {
+        anyhow::ensure!(root.as_os_str() != "/", "--root must not be the root directory");
+        return std::path::absolute(root).with_context(|| format!("--root {root:?}"));
+    }
+    let is_root = nix::unistd::geteuid().is_root();
+    let namespaced = is_root && std::env::var_os("USER").is_some_and(|user| user != "root");
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(directory) if !directory.is_empty() && (!is_root || namespaced) => {
+            Ok(PathBuf::from(directory).join("corten"))
+        }
+        _ if is_root => Ok(PathBuf::from("/run/corten")),
+        _ => anyhow::bail!("XDG_RUNTIME_DIR is not set: give a directory with --root"),
+    }
+}
+
+/// Print on standard output; a reader that has gone away is an error like any other.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write to standard output")
+}
+
+/// Print a document as indented JSON and a line feed.
+fn print_json(document: &impl serde::Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(document).context("write JSON")?;
+    text.push('\n');
+    print(&text)
+}

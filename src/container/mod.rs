@@ -1,0 +1,207 @@
+//! What a container is between two commands: its state as written down, and as the kernel has it now.
+//!
+//! Runs outside.
+
+pub mod gate;
+pub mod state;
+pub mod store;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use serde::Serialize;
+
+use crate::host::cgroup::{self, Cgroup};
+use crate::sys::process::signal;
+use state::{State, ends_within};
+use store::{Room, Store};
+
+/// The copy of the bundle's configuration; `exec`, `update` and `delete` use it, never the bundle.
+pub const CONFIG: &str = "config.json";
+
+/// How long a killed process may take to be gone.
+const DEATH_DEADLINE_MS: u16 = 10_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Creating,
+    Created,
+    Running,
+    Paused,
+    Stopped,
+}
+
+impl Status {
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Paused => "paused",
+            Status::Stopped => "stopped",
+        }
+    }
+}
+
+/// What `state` prints: the specification's state, and what engines expect beside it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Document<'a> {
+    pub oci_version: &'a str,
+    pub id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    pub status: &'a str,
+    pub bundle: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub annotations: &'a std::collections::BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+}
+
+impl State {
+    /// The specification's state (runtime.md, State), as hooks and seccomp agents read it.
+    pub fn document<'a>(&'a self, status: &'a str, pid: Option<i32>) -> Document<'a> {
+        Document {
+            oci_version: &self.oci_version,
+            id: &self.id,
+            pid,
+            status,
+            bundle: &self.bundle,
+            rootfs: None,
+            created: None,
+            annotations: &self.annotations,
+            owner: None,
+        }
+    }
+
+    /// The same in JSON, for a hook's standard input.
+    pub fn for_hooks(&self, status: &str, pid: i32) -> Result<Vec<u8>> {
+        serde_json::to_vec(&self.document(status, Some(pid))).context("write the state for hooks")
+    }
+
+    /// Init, if it is alive.
+    pub fn init(&self) -> Result<Option<OwnedFd>> {
+        match self.init {
+            Some(process) => process.open(),
+            None => Ok(None),
+        }
+    }
+
+    pub fn cgroup(&self) -> Result<Option<Box<dyn Cgroup>>> {
+        self.cgroup.as_ref().map(cgroup::reopen).transpose()
+    }
+
+    /// What the container is doing at this moment.
+    pub fn status(&self, room: &Path) -> Result<Status> {
+        let Some(process) = self.init else { return Ok(Status::Creating) };
+        if !process.is_alive()? {
+            return Ok(Status::Stopped);
+        }
+        if gate::is_waiting(room)? {
+            return Ok(Status::Created);
+        }
+        match self.cgroup()? {
+            Some(cgroup) if cgroup.is_frozen()? => Ok(Status::Paused),
+            _ => Ok(Status::Running),
+        }
+    }
+}
+
+/// A container that nobody else is changing.
+pub struct Container {
+    pub room: Room,
+    pub state: State,
+}
+
+impl Container {
+    pub fn enter(store: &Store, id: &str) -> Result<Container> {
+        let room = store.enter(id)?;
+        let Some(state) = State::read(&room.path)? else {
+            bail!("container {id:?} does not exist");
+        };
+        Ok(Container { room, state })
+    }
+
+    pub fn status(&self) -> Result<Status> {
+        self.state.status(&self.room.path)
+    }
+
+    pub fn config(&self) -> Result<Vec<u8>> {
+        read_config(&self.room.path)
+    }
+
+    /// Kill everything that is in the container, and see that its init is gone.
+    pub fn kill(&self) -> Result<()> {
+        if let Some(cgroup) = self.state.cgroup()? {
+            cgroup.kill()?;
+        }
+        let Some(init) = self.state.init()? else { return Ok(()) };
+        kill_process(&init, libc::SIGKILL)?;
+        if !ends_within(&init, DEATH_DEADLINE_MS)? {
+            let pid = self.state.init.map_or(0, |process| process.pid);
+            bail!("container init still running: process {pid} {}", state::whereabouts(pid));
+        }
+        Ok(())
+    }
+
+    /// Remove all that was made for it. Its processes must have ended.
+    pub fn remove(self) -> Result<()> {
+        if let Some(path) = &self.state.host_mount {
+            crate::host::unmount(path)?;
+        }
+        if let Some(cgroup) = self.state.cgroup()? {
+            cgroup.remove()?;
+        }
+        self.room.remove()
+    }
+}
+
+/// Send a signal; a process that has just ended needs none.
+pub fn kill_process(process: &OwnedFd, number: i32) -> Result<()> {
+    match signal(process.as_fd(), number) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(error) => Err(error).context("signal the container's init"),
+    }
+}
+
+/// The configuration a container was made from, as it was then.
+pub fn read_config(room: &Path) -> Result<Vec<u8>> {
+    let path = room.join(CONFIG);
+    std::fs::read(&path).with_context(|| format!("read {path:?}"))
+}
+
+/// Ids name directories, and engines put them into cgroup paths.
+pub fn check_id(id: &str) -> Result<()> {
+    const LONGEST: usize = 1024;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
+    if id.is_empty() || id.len() > LONGEST || id.starts_with('.') || !id.bytes().all(fits) {
+        let shown: String = id.chars().take(64).collect();
+        bail!(
+            "invalid container id {shown:?}: it must be up to {LONGEST} letters, digits, and _ + - . (not in front)"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_id;
+
+    #[test]
+    fn an_id_is_a_plain_file_name() {
+        for good in ["web", "a.b-c_d+e", "0", &"x".repeat(1024)] {
+            check_id(good).unwrap();
+        }
+        for bad in ["", ".", "..", ".hidden", "a/b", "../x", "a b", "é", "a\0b", &"x".repeat(1025)] {
+            check_id(bad).unwrap_err();
+        }
+    }
+}

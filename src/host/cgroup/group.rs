@@ -1,0 +1,298 @@
+//! One directory in one hierarchy: making it, its files, the processes in and below it, removing it.
+//!
+//! Runs outside. Knows nothing of what the files mean. Paths are relative to one descriptor of the mount root.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+use nix::dir::{Dir, Type};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::unistd::{Pid, UnlinkatFlags, read, unlinkat, write};
+
+use super::wait::Deadline;
+use crate::plan::cgroup::Place;
+
+/// Where all hierarchies are mounted.
+pub struct Root {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+pub struct Group {
+    root: Rc<Root>,
+    place: Place,
+    /// Relative to the root.
+    path: PathBuf,
+}
+
+/// A file that stays open for several writes.
+pub struct Writer {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Root {
+    pub fn open(path: &Path) -> Result<Rc<Root>> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = open(path, flags, Mode::empty()).with_context(|| format!("open {}", path.display()))?;
+        Ok(Rc::new(Root { fd, path: path.to_owned() }))
+    }
+
+    /// How many leading components of `path` exist below a mount point.
+    pub fn survey(&self, mount_point: &Path, path: &Path) -> Result<usize> {
+        let depth = path.components().count();
+        for (missing, ancestor) in path.ancestors().take(depth).enumerate() {
+            let ancestor = mount_point.join(ancestor);
+            match fstatat(&self.fd, &ancestor, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(_) => return Ok(depth - missing),
+                Err(Errno::ENOENT) => {}
+                Err(errno) => {
+                    let path = self.path.join(ancestor);
+                    return Err(errno).with_context(|| format!("look at {}", path.display()));
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+impl Group {
+    pub fn new(root: &Rc<Root>, place: Place) -> Group {
+        let path = place.hierarchy.directory.join(&place.path);
+        Group { root: Rc::clone(root), place, path }
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub fn controls(&self, controller: &str) -> bool {
+        self.place.hierarchy.controllers.iter().any(|name| name == controller)
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.root.path.join(&self.path)
+    }
+
+    pub fn root_path(&self) -> PathBuf {
+        self.root.path.clone()
+    }
+
+    pub fn exists(&self) -> bool {
+        fstatat(&self.root.fd, &self.path, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Whether it was there before the container.
+    pub fn is_found(&self) -> bool {
+        self.place.found == self.place.depth()
+    }
+
+    /// The groups above this one, from the hierarchy's root down.
+    pub fn ancestors(&self) -> impl Iterator<Item = Group> {
+        (0..self.place.depth()).map(|depth| self.ancestor(depth))
+    }
+
+    fn ancestor(&self, depth: usize) -> Group {
+        let path = self.place.path.components().take(depth).collect();
+        let found = self.place.found.min(depth);
+        Group::new(&self.root, Place { hierarchy: self.place.hierarchy.clone(), path, found })
+    }
+
+    fn child(&self, name: &Path) -> Group {
+        let path = self.place.path.join(name);
+        Group::new(&self.root, Place { hierarchy: self.place.hierarchy.clone(), path, found: 0 })
+    }
+
+    /// Make the directory, and those above it that are missing; `made` is told each one, from the top.
+    pub fn make(&mut self, made: impl Fn(&Group) -> Result<()>) -> Result<()> {
+        for depth in self.place.found + 1..=self.place.depth() {
+            let group = self.ancestor(depth);
+            match mkdirat(&self.root.fd, &group.path, Mode::from_bits_truncate(0o755)) {
+                Ok(()) => made(&group)?,
+                // Another container has just made the parent that both want: it is not ours to remove.
+                Err(Errno::EEXIST) if depth < self.place.depth() => self.place.found = depth,
+                Err(errno) => return Err(errno).with_context(|| format!("make {}", group.path().display())),
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory itself.
+    pub fn directory(&self) -> Result<OwnedFd> {
+        self.open(Path::new(""), OFlag::O_PATH | OFlag::O_DIRECTORY)
+            .with_context(|| format!("open {}", self.path().display()))
+    }
+
+    pub fn writer(&self, file: &str) -> Result<Writer> {
+        let path = self.path().join(file);
+        let fd = self
+            .open(Path::new(file), OFlag::O_WRONLY)
+            .with_context(|| format!("open {} for writing", path.display()))?;
+        Ok(Writer { fd, path })
+    }
+
+    pub fn write(&self, file: &str, value: &str) -> Result<()> {
+        self.try_write(file, value)
+            .with_context(|| format!("write {value:?} to {}", self.path().join(file).display()))
+    }
+
+    /// As [`Group::write`], for those who know what some errors mean.
+    pub fn try_write(&self, file: &str, value: &str) -> Result<(), Errno> {
+        let fd = self.open(Path::new(file), OFlag::O_WRONLY)?;
+        write(fd, value.as_bytes()).map(drop)
+    }
+
+    pub fn read(&self, file: &str) -> Result<String> {
+        self.try_read(file).with_context(|| format!("read {}", self.path().join(file).display()))
+    }
+
+    pub fn try_read(&self, file: &str) -> Result<String, Errno> {
+        let fd = self.open(Path::new(file), OFlag::O_RDONLY)?;
+        let (mut bytes, mut length) = (vec![0; 4096], 0);
+        loop {
+            match read(&fd, &mut bytes[length..])? {
+                0 => break,
+                count => length += count,
+            }
+            if length == bytes.len() {
+                bytes.resize(2 * length, 0);
+            }
+        }
+        bytes.truncate(length);
+        String::from_utf8(bytes).map_err(|_| Errno::EILSEQ)
+    }
+
+    pub fn open(&self, file: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
+        openat(&self.root.fd, &self.path.join(file), flags | OFlag::O_CLOEXEC, Mode::empty())
+    }
+
+    /// The processes in the group and in those below it; none once it is gone.
+    pub fn pids(&self) -> Result<Vec<Pid>> {
+        let listed = match self.try_read("cgroup.procs") {
+            Err(Errno::ENOENT | Errno::ENODEV) => return Ok(Vec::new()),
+            listed => listed.with_context(|| format!("read {}/cgroup.procs", self.path().display()))?,
+        };
+        // A process of a pid namespace that is not below ours is listed as 0 and cannot be named.
+        let mut pids: Vec<Pid> = listed
+            .lines()
+            .filter_map(|pid| pid.parse().ok())
+            .filter(|pid| *pid != 0)
+            .map(Pid::from_raw)
+            .collect();
+        for child in self.children()? {
+            pids.extend(child.pids()?);
+        }
+        Ok(pids)
+    }
+
+    fn children(&self) -> Result<Vec<Group>> {
+        self.try_children().with_context(|| format!("list {}", self.path().display()))
+    }
+
+    fn try_children(&self) -> Result<Vec<Group>, Errno> {
+        match fstatat(&self.root.fd, &self.path, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            // Links from the parent and from itself, none from a child: most groups, at the cost of one call.
+            Ok(status) if status.st_nlink == 2 => return Ok(Vec::new()),
+            Ok(_) => {}
+            Err(Errno::ENOENT) => return Ok(Vec::new()),
+            Err(errno) => return Err(errno),
+        }
+        let mut children = Vec::new();
+        for entry in Dir::from_fd(self.open(Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY)?)?.iter() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if entry.file_type() == Some(Type::Directory) && name != b"." && name != b".." {
+                children.push(self.child(Path::new(OsStr::from_bytes(name))));
+            }
+        }
+        Ok(children)
+    }
+
+    /// Remove what the container brought: nested groups, the group itself, and the parents made for it.
+    pub fn remove(&self, deadline: &Deadline) -> Result<()> {
+        if self.is_found() {
+            for child in self.children()? {
+                child.remove_tree(deadline)?;
+            }
+            return Ok(());
+        }
+        self.remove_tree(deadline)?;
+        for depth in (self.place.found + 1..self.place.depth()).rev() {
+            let parent = self.ancestor(depth);
+            match parent.rmdir() {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                // Somebody else's group is in it by now.
+                Err(Errno::EBUSY | Errno::ENOTEMPTY) => break,
+                Err(errno) => {
+                    return Err(errno).with_context(|| format!("remove {}", parent.path().display()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_tree(&self, deadline: &Deadline) -> Result<()> {
+        let mut pause = deadline.pause();
+        loop {
+            let errno = match self.rmdir() {
+                Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+                Err(errno) => errno,
+            };
+            if errno != Errno::EBUSY && errno != Errno::ENOTEMPTY {
+                return Err(errno).with_context(|| format!("remove {}", self.path().display()));
+            }
+            for child in self.children()? {
+                child.remove_tree(deadline)?;
+            }
+            if !pause.take() {
+                let holder = self.holder()?;
+                return Err(errno).with_context(|| format!("remove {}{holder}", self.path().display()));
+            }
+        }
+    }
+
+    fn rmdir(&self) -> Result<(), Errno> {
+        unlinkat(&self.root.fd, &self.path, UnlinkatFlags::RemoveDir)
+    }
+
+    /// Who keeps the group from becoming empty or still, in words: `: process 42 (dd) is in it, in state D`.
+    pub fn holder(&self) -> Result<String> {
+        for pid in self.pids()? {
+            // pid (name) state ...; the name may hold anything, parentheses too (proc_pid_stat(5)).
+            let Ok(status) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+            if let Some((name, rest)) = status.rsplit_once(") ") {
+                let name = name.split_once('(').map_or(name, |(_, name)| name);
+                let state = rest.chars().next().unwrap_or('?');
+                return Ok(format!(", which process {pid} ({name}) in state {state} holds"));
+            }
+        }
+        Ok(String::new())
+    }
+
+    /// A group that somebody else uses or has frozen is no place for a container.
+    pub fn refuse_processes(&self) -> Result<()> {
+        if let Some(pid) = self.pids()?.first() {
+            bail!("{} exists already and is not empty: process {pid} is in it", self.path().display());
+        }
+        Ok(())
+    }
+}
+
+impl Writer {
+    pub fn write(&self, value: &str) -> Result<()> {
+        write(&self.fd, value.as_bytes())
+            .map(drop)
+            .with_context(|| format!("write {value:?} to {}", self.path.display()))
+    }
+
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+}

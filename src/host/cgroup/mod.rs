@@ -1,0 +1,115 @@
+//! Control groups: made, limited, frozen and removed.
+//!
+//! Runs outside. A container has one group on every hierarchy that is mounted. Processes get in by being born there
+//! (v2) or by walking in themselves (v1); never does the runtime write another process's id into `cgroup.procs`,
+//! which waits for an RCU grace period.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use crate::plan::cgroup::{CgroupLayout, Hierarchy, Location, Place};
+use crate::plan::limits::Limits;
+use group::{Group, Root};
+
+mod device_bpf;
+mod group;
+mod settings;
+mod v1;
+mod v2;
+mod wait;
+
+/// How long anything here waits for the kernel, or for processes to be gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A control group, whoever made it.
+pub trait Cgroup {
+    fn create(&mut self) -> Result<()>;
+    /// Open the doors and the birthplace of a group that exists.
+    fn admit(&mut self) -> Result<()>;
+    /// A directory a child can be born into, where the kernel offers it (v2).
+    fn birthplace(&self) -> Option<BorrowedFd<'_>>;
+    /// The files a child writes `0` to, to move itself (v1).
+    fn doors(&self) -> &[OwnedFd];
+    fn apply(&self, limits: &Limits) -> Result<()>;
+    fn freeze(&self, frozen: bool) -> Result<()>;
+    fn is_frozen(&self) -> Result<bool>;
+    /// Every process in it and below it.
+    fn pids(&self) -> Result<Vec<Pid>>;
+    /// Kill every process in it and below it, frozen or not.
+    fn kill(&self) -> Result<()>;
+    /// Wait until it is empty, then remove what was made.
+    fn remove(&self) -> Result<()>;
+    /// What a later command needs to find it again.
+    fn location(&self) -> Location;
+}
+
+/// A group that may not exist yet. Looks what is there already, so that removal knows what is not ours.
+pub fn open(layout: &CgroupLayout, path: &Path) -> Result<Box<dyn Cgroup>> {
+    let root = Root::open(&layout.root)?;
+    let survey = |hierarchy: &Hierarchy| -> Result<Place> {
+        let found = root.survey(&hierarchy.directory, path)?;
+        Ok(Place { hierarchy: hierarchy.clone(), path: path.to_owned(), found })
+    };
+    let location = Location {
+        root: layout.root.clone(),
+        v1: layout.v1.iter().map(survey).collect::<Result<_>>()?,
+        v2: layout.v2.as_ref().map(survey).transpose()?,
+    };
+    tree(&root, &location)
+}
+
+/// The group of a container that was written down.
+pub fn reopen(location: &Location) -> Result<Box<dyn Cgroup>> {
+    tree(&Root::open(&location.root)?, location)
+}
+
+/// Where a process really is, in the hierarchies of `location`: its init may have moved since.
+pub fn of_pid(location: &Location, pid: Pid) -> Result<Location> {
+    let path = format!("/proc/{pid}/cgroup");
+    let own = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let groups: HashMap<&str, &str> =
+        own.lines().filter_map(|line| line.split_once(':')?.1.split_once(":/")).collect();
+    let place = |place: &Place, listed: &str| -> Result<Place> {
+        let Some(path) = groups.get(listed) else { bail!("{path} does not list {listed:?}") };
+        let path = PathBuf::from(path);
+        let found = path.components().count();
+        Ok(Place { hierarchy: place.hierarchy.clone(), path, found })
+    };
+    Ok(Location {
+        root: location.root.clone(),
+        v1: location
+            .v1
+            .iter()
+            .map(|one| place(one, &one.hierarchy.controllers.join(",")))
+            .collect::<Result<_>>()?,
+        v2: location.v2.as_ref().map(|one| place(one, "")).transpose()?,
+    })
+}
+
+/// Whether an error says that this user may make no groups here.
+pub fn is_denied(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
+}
+
+fn tree(root: &Rc<Root>, location: &Location) -> Result<Box<dyn Cgroup>> {
+    let unified = location.v2.as_ref().map(|place| Group::new(root, place.clone()));
+    match (location.v1.is_empty(), unified) {
+        (true, None) => bail!("no cgroup hierarchy is mounted at {}", location.root.display()),
+        (true, Some(group)) => Ok(Box::new(v2::V2::new(group))),
+        (false, unified) => {
+            let groups = location.v1.iter().map(|place| Group::new(root, place.clone())).collect();
+            Ok(Box::new(v1::V1::new(groups, unified.map(v2::V2::new))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! The v2 hierarchy: one group, whose controllers have to be enabled from the root down.
+//!
+//! Runs outside. On a hybrid host the group exists beside the v1 ones: as the birthplace, for `cgroup.kill`, and for
+//! controllers that no v1 hierarchy has.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::Pid;
+
+use super::group::Group;
+use super::wait::Deadline;
+use super::{Cgroup, PATIENCE, device_bpf, settings};
+use crate::plan::cgroup::{Location, Version};
+use crate::plan::limits::{DeviceLimits, Limits};
+
+const CONTROL: &str = "cgroup.subtree_control";
+
+pub struct V2 {
+    group: Group,
+    birthplace: Option<OwnedFd>,
+}
+
+impl V2 {
+    pub fn new(group: Group) -> V2 {
+        V2 { group, birthplace: None }
+    }
+
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// The group alone, with the controllers that it gets without asking.
+    pub fn make(&mut self) -> Result<()> {
+        if self.group.is_found() {
+            self.group.refuse_processes()?;
+            if self.is_frozen()? {
+                bail!("{} exists already and is frozen", self.group.path().display());
+            }
+        }
+        self.group.make(|_| Ok(()))?;
+        // Below a threaded group nothing can be a domain of its own.
+        if self.group.place().depth() > 1 && self.group.read("cgroup.type")?.trim() == "domain invalid" {
+            self.group.write("cgroup.type", "threaded")?;
+        }
+        Ok(())
+    }
+
+    /// Have every group above hand these controllers down. What cannot be enabled is no error until a limit needs it.
+    pub fn enable(&self, controllers: &[&str]) -> Result<()> {
+        for ancestor in self.group.ancestors() {
+            let enabled = ancestor.read(CONTROL)?;
+            let missing: Vec<String> = controllers
+                .iter()
+                .filter(|controller| !lists(&enabled, controller))
+                .map(|controller| format!("+{controller}"))
+                .collect();
+            // Even a write that changes nothing waits for controllers of removed groups to go offline.
+            if !missing.is_empty() && ancestor.try_write(CONTROL, &missing.join(" ")).is_err() {
+                for controller in missing {
+                    // The reason is asked again, and said, by `why_missing`.
+                    let _ = ancestor.try_write(CONTROL, &controller);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn kill(&self) -> Result<()> {
+        match self.group.try_write("cgroup.kill", "1") {
+            Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
+            Err(errno) => Err(errno).with_context(|| format!("kill all in {}", self.group.path().display())),
+        }
+    }
+
+    /// Sleep until `cgroup.events` says so.
+    fn wait_for(&self, event: &str, deadline: &Deadline) -> Result<bool> {
+        let path = || self.group.path().join("cgroup.events");
+        let events = match self.group.open(Path::new("cgroup.events"), OFlag::O_RDONLY) {
+            Err(Errno::ENOENT) => return Ok(true),
+            events => events.with_context(|| format!("open {}", path().display()))?,
+        };
+        loop {
+            let mut text = [0; 256];
+            let length = match nix::sys::uio::pread(&events, &mut text, 0) {
+                // Removed meanwhile, so empty.
+                Err(Errno::ENODEV) => return Ok(true),
+                length => length.with_context(|| format!("read {}", path().display()))?,
+            };
+            if text[..length].split(|byte| *byte == b'\n').any(|line| line == event.as_bytes()) {
+                return Ok(true);
+            }
+            if !deadline.changed(&events).with_context(|| format!("wait for {}", path().display()))? {
+                return Ok(false);
+            }
+        }
+    }
+
+    pub fn remove_group(&self, deadline: &Deadline) -> Result<()> {
+        if !self.wait_for("populated 0", deadline)? {
+            bail!("remove {}: it is not empty{}", self.group.path().display(), self.group.holder()?);
+        }
+        self.group.remove(deadline)
+    }
+
+    pub fn set_devices(&self, devices: &DeviceLimits) -> Result<()> {
+        device_bpf::attach(&self.group, &devices.rules)
+    }
+}
+
+impl Cgroup for V2 {
+    fn create(&mut self) -> Result<()> {
+        self.make()?;
+        let controllers = self.group.place().hierarchy.controllers.clone();
+        self.enable(&controllers.iter().map(String::as_str).collect::<Vec<_>>())?;
+        self.admit()
+    }
+
+    fn admit(&mut self) -> Result<()> {
+        self.birthplace = Some(self.group.directory()?);
+        Ok(())
+    }
+
+    fn birthplace(&self) -> Option<BorrowedFd<'_>> {
+        self.birthplace.as_ref().map(AsFd::as_fd)
+    }
+
+    fn doors(&self) -> &[OwnedFd] {
+        &[]
+    }
+
+    fn apply(&self, limits: &Limits) -> Result<()> {
+        if let Some(devices) = &limits.devices {
+            self.set_devices(devices)?;
+        }
+        settings::write_all(&limits.settings, |setting| match setting.version {
+            Version::V2 => Ok(&self.group),
+            Version::V1 => bail!("{}: {} is a file of cgroup v1", setting.field, setting.file),
+        })
+    }
+
+    fn freeze(&self, frozen: bool) -> Result<()> {
+        let (value, event) = if frozen { ("1", "frozen 1") } else { ("0", "frozen 0") };
+        self.group.write("cgroup.freeze", value)?;
+        if self.wait_for(event, &Deadline::after(PATIENCE))? {
+            return Ok(());
+        }
+        let holder = self.group.holder()?;
+        if frozen {
+            self.group.write("cgroup.freeze", "0")?;
+        }
+        bail!("{} did not come to \"{event}\" in time{holder}", self.group.path().display())
+    }
+
+    fn is_frozen(&self) -> Result<bool> {
+        Ok(self.group.read("cgroup.freeze")?.trim() == "1")
+    }
+
+    fn pids(&self) -> Result<Vec<Pid>> {
+        self.group.pids()
+    }
+
+    fn kill(&self) -> Result<()> {
+        V2::kill(self)
+    }
+
+    fn remove(&self) -> Result<()> {
+        self.remove_group(&Deadline::after(PATIENCE))
+    }
+
+    fn location(&self) -> Location {
+        Location { root: self.group.root_path(), v1: Vec::new(), v2: Some(self.group.place().clone()) }
+    }
+}
+
+/// Why a group does not have a controller's files, for an error about one of them.
+pub fn why_missing(group: &Group, controller: &str) -> Result<Option<String>> {
+    if controller == "cgroup" || lists(&group.read("cgroup.controllers")?, controller) {
+        return Ok(None);
+    }
+    for ancestor in group.ancestors() {
+        let path = ancestor.path();
+        if !lists(&ancestor.read("cgroup.controllers")?, controller) {
+            return Ok(Some(format!("{} has no {controller} controller to hand down", path.display())));
+        }
+        if !lists(&ancestor.read(CONTROL)?, controller)
+            && let Err(errno) = ancestor.try_write(CONTROL, &format!("+{controller}"))
+        {
+            let path = path.join(CONTROL);
+            let hint = match errno {
+                Errno::EBUSY => ": processes are in that group itself",
+                Errno::EACCES | Errno::EPERM => ": the controller is not delegated to this user",
+                _ => "",
+            };
+            return Ok(Some(format!(
+                "write \"+{controller}\" to {}: {}{hint}",
+                path.display(),
+                errno.desc()
+            )));
+        }
+    }
+    Ok(None)
+}
+
+fn lists(controllers: &str, controller: &str) -> bool {
+    controllers.split_whitespace().any(|name| name == controller)
+}

@@ -1,0 +1,145 @@
+//! Where control groups are: the hierarchies of this host, and a container's path below them.
+//!
+//! Runs outside, before anything exists. Pure: `facts/cgroup.rs` looks at the host, `host/cgroup/` makes and
+//! removes the groups.
+
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Version {
+    V1,
+    V2,
+}
+
+/// The hierarchies that this host has mounted: v1 ones, the v2 one, or both (hybrid).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupLayout {
+    /// Where they are mounted, `/sys/fs/cgroup` but in tests.
+    pub root: PathBuf,
+    pub v1: Vec<Hierarchy>,
+    pub v2: Option<Hierarchy>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hierarchy {
+    /// `cpu` and `cpuacct`, or `name=systemd`; for v2 the controllers that its root has to give.
+    pub controllers: Vec<String>,
+    /// Below the layout's root, and empty where that is the mount point itself.
+    pub directory: PathBuf,
+}
+
+/// The groups of one container, as the state file keeps them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Location {
+    pub root: PathBuf,
+    pub v1: Vec<Place>,
+    pub v2: Option<Place>,
+}
+
+/// A path in one hierarchy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub hierarchy: Hierarchy,
+    /// Relative to the hierarchy's mount point.
+    pub path: PathBuf,
+    /// How many leading components of `path` were there before the container: they are not ours to remove.
+    pub found: usize,
+}
+
+impl CgroupLayout {
+    /// Whose files limit what `controller` controls, if anybody's do.
+    pub fn version_of(&self, controller: &str) -> Option<Version> {
+        let has = |hierarchy: &Hierarchy| hierarchy.controllers.iter().any(|name| name == controller);
+        if self.v1.iter().any(has) {
+            Some(Version::V1)
+        } else if self.v2.as_ref().is_some_and(has) {
+            Some(Version::V2)
+        } else {
+            None
+        }
+    }
+
+    pub fn mount_point(&self, hierarchy: &Hierarchy) -> PathBuf {
+        self.root.join(&hierarchy.directory)
+    }
+}
+
+impl Place {
+    pub fn depth(&self) -> usize {
+        self.path.components().count()
+    }
+}
+
+/// The container's path, relative to the mount point of every hierarchy.
+///
+/// An absolute `linux.cgroupsPath` is relative to the mount point (the specification's rule). A relative one is
+/// too, as crun does: the place does not depend on which group the runtime was called from. Without one the
+/// group is `corten-ID`: a single component is one mkdir(2) per hierarchy, cannot be somebody else's group, and
+/// leaves no shared parent behind that two containers would have to agree to remove.
+pub fn path(cgroups_path: Option<&Path>, id: &str) -> Result<PathBuf> {
+    let asked = match cgroups_path {
+        Some(path) if !path.as_os_str().is_empty() => path,
+        _ => return Ok(PathBuf::from(format!("corten-{id}"))),
+    };
+    let mut path = PathBuf::new();
+    for component in asked.components() {
+        match component {
+            Component::Normal(name) => path.push(name),
+            Component::RootDir | Component::CurDir => {}
+            Component::ParentDir | Component::Prefix(_) => {
+                bail!("linux.cgroupsPath: {asked:?} leaves its place with a \"..\"")
+            }
+        }
+    }
+    if path.as_os_str().is_empty() {
+        bail!(
+            "linux.cgroupsPath: {asked:?} is the root of the hierarchy, which cannot be a container's group"
+        );
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(cgroups_path: &str) -> Result<PathBuf> {
+        path(Some(Path::new(cgroups_path)), "web")
+    }
+
+    #[test]
+    fn absolute_relative_and_absent_paths_are_below_the_mount_point() {
+        assert_eq!(ask("/pods/web").unwrap(), Path::new("pods/web"));
+        assert_eq!(ask("pods//web/./x/").unwrap(), Path::new("pods/web/x"));
+        assert_eq!(ask("").unwrap(), Path::new("corten-web"));
+        assert_eq!(path(None, "web").unwrap(), Path::new("corten-web"));
+    }
+
+    #[test]
+    fn a_path_that_climbs_or_names_the_root_is_refused() {
+        for refused in ["/pods/../../init.scope", "..", "/", "./"] {
+            let error = ask(refused).unwrap_err().to_string();
+            assert!(error.starts_with("linux.cgroupsPath: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn on_a_hybrid_host_a_controller_belongs_to_the_hierarchy_that_has_it() {
+        let hierarchy = |controllers: &[&str]| Hierarchy {
+            controllers: controllers.iter().map(|name| name.to_string()).collect(),
+            directory: PathBuf::new(),
+        };
+        let layout = CgroupLayout {
+            v1: vec![hierarchy(&["cpu", "cpuacct"])],
+            v2: Some(hierarchy(&["hugetlb"])),
+            ..CgroupLayout::default()
+        };
+        assert_eq!(layout.version_of("cpuacct"), Some(Version::V1));
+        assert_eq!(layout.version_of("hugetlb"), Some(Version::V2));
+        assert_eq!(layout.version_of("memory"), None);
+    }
+}

@@ -1,0 +1,98 @@
+//! What the container's own namespaces are told: their names, and kernel parameters.
+//!
+//! Runs outside. Refuses what would change the host (the rules are runc's, which engines rely on).
+
+use anyhow::{Result, bail, ensure};
+
+use super::namespaces::Place;
+use super::request::{Request, c_string};
+use super::steps::Steps;
+use super::{Action, Namespace};
+
+/// Parameters below `kernel.` that belong to an IPC namespace.
+const IPC_PARAMETERS: &[&str] =
+    &["msgmax", "msgmnb", "msgmni", "sem", "shm_rmid_forced", "shmall", "shmmax", "shmmni"];
+
+/// The kernel's `__NEW_UTS_LEN`.
+const LONGEST_NAME: usize = 64;
+
+pub fn plan_names(request: &Request, steps: &mut Steps) -> Result<()> {
+    let name = |name: &Option<String>, path: &str| {
+        let name = name.as_deref().unwrap_or_default();
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let own = request.place(Namespace::Uts) != Place::Inherited;
+        ensure!(own, "{path}: needs a namespace of type uts");
+        ensure!(name.len() <= LONGEST_NAME, "{path}: is longer than {LONGEST_NAME} bytes");
+        c_string(name).map(Some)
+    };
+    if let Some(name) = name(request.spec.hostname(), "hostname")? {
+        steps.birth(Action::Hostname { name });
+    }
+    if let Some(name) = name(request.spec.domainname(), "domainname")? {
+        steps.birth(Action::Domainname { name });
+    }
+    Ok(())
+}
+
+pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
+    let sysctls = request.linux().and_then(|linux| linux.sysctl().as_ref());
+    let mut sysctls: Vec<_> = sysctls.into_iter().flatten().collect();
+    sysctls.sort();
+    for (key, value) in sysctls {
+        let path = path(key);
+        let sound = path.split('/').all(|part| !["", ".", ".."].contains(&part));
+        ensure!(sound, "linux.sysctl: {key:?} is not the name of a kernel parameter");
+        check(request, key, &path)?;
+        steps.birth(Action::Sysctl { path: c_string(path)?, value: c_string(value.as_str())? });
+    }
+    Ok(())
+}
+
+/// The path below `/proc/sys`. The first separator is the separator; the other one then stands for a
+/// dot in a name (sysctl.d(5)).
+pub fn path(key: &str) -> String {
+    let swap = |letter: char| match letter {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    match key.find(['.', '/']) {
+        Some(first) if key[first..].starts_with('.') => key.chars().map(swap).collect(),
+        _ => key.to_string(),
+    }
+}
+
+fn check(request: &Request, key: &str, path: &str) -> Result<()> {
+    let (area, name) = path.split_once('/').unwrap_or((path, ""));
+    let namespace = match (area, name) {
+        ("kernel", "hostname") => bail!("linux.sysctl: {key} is set by the member \"hostname\""),
+        ("kernel", "domainname") => {
+            let named = request.spec.domainname().as_deref().is_some_and(|name| !name.is_empty());
+            ensure!(!named, "linux.sysctl: {key} and the member \"domainname\" say the same thing");
+            Namespace::Uts
+        }
+        ("kernel", name) if IPC_PARAMETERS.contains(&name) => Namespace::Ipc,
+        ("fs", name) if name.starts_with("mqueue/") => Namespace::Ipc,
+        ("net", name) if !name.is_empty() => Namespace::Network,
+        ("user", name) if !name.is_empty() => Namespace::User,
+        _ => bail!("linux.sysctl: {key} is not in a separate kernel namespace, it would change the host"),
+    };
+    let own = request.place(namespace) != Place::Inherited;
+    ensure!(own, "linux.sysctl: {key} needs a namespace of type {}", namespace.name());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::path;
+
+    #[test]
+    fn the_first_separator_decides_what_the_other_means() {
+        assert_eq!(path("net.ipv4.ip_forward"), "net/ipv4/ip_forward");
+        assert_eq!(path("net/ipv4/conf/eno2.100/rp_filter"), "net/ipv4/conf/eno2.100/rp_filter");
+        assert_eq!(path("net.ipv4.conf.eno2/100.rp_filter"), "net/ipv4/conf/eno2.100/rp_filter");
+        assert_eq!(path("kernel"), "kernel");
+    }
+}
