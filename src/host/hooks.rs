@@ -17,9 +17,8 @@ use crate::sys::program::{self, Outcome, Program};
 /// Run hooks in order, each with the container's state in JSON on its standard input; the first failure is the end.
 pub fn run(point: HookPoint, hooks: &[Hook], state: &[u8]) -> Result<()> {
     for (number, hook) in hooks.iter().enumerate() {
-        run_one(hook, state).with_context(|| {
-            format!("{} hook {number} ({})", point.name(), hook.path.to_string_lossy())
-        })?;
+        run_one(hook, state)
+            .with_context(|| format!("{} hook {number} ({})", point.name(), hook.path.to_string_lossy()))?;
     }
     Ok(())
 }

@@ -79,11 +79,8 @@ impl Init<'_> {
             copy::tree(target.as_fd(), detached.as_fd())?;
         }
         if plan.set_recursive != 0 || plan.clear_recursive != 0 {
-            let attributes = Attributes {
-                set: plan.set_recursive,
-                clear: plan.clear_recursive,
-                ..Attributes::default()
-            };
+            let attributes =
+                Attributes { set: plan.set_recursive, clear: plan.clear_recursive, ..Attributes::default() };
             mount::set_attributes(detached.as_fd(), &attributes, Depth::Recursive)?;
         }
         mount::attach(detached.as_fd(), target.as_fd())?;
@@ -105,7 +102,8 @@ impl Init<'_> {
         }
         let one = Attributes { set: plan.set, clear: plan.clear, ..Attributes::default() };
         mount::set_attributes(target.as_fd(), &one, Depth::One)?;
-        let all = Attributes { set: plan.set_recursive, clear: plan.clear_recursive, ..Attributes::default() };
+        let all =
+            Attributes { set: plan.set_recursive, clear: plan.clear_recursive, ..Attributes::default() };
         Ok(mount::set_attributes(target.as_fd(), &all, Depth::Recursive)?)
     }
 
@@ -189,7 +187,7 @@ pub fn make_parents<'p>(root: BorrowedFd<'_>, inside: &'p CStr) -> Result<(Owned
     let bytes = inside.to_bytes_with_nul();
     let name = CStr::from_bytes_with_nul(&bytes[name_start..]).map_err(|_| Errno::EINVAL)?;
     let directory_flags = libc::O_PATH | libc::O_DIRECTORY;
-    if name_start == 0 {
+    if name_start <= 1 {
         return Ok((open_in_root(root, c".", directory_flags, 0)?, name));
     }
     let mut path = bytes[..name_start - 1].to_vec();

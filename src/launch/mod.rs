@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::container::gate;
 use crate::container::state::{self, Process, State};
 use crate::container::store::{Store, write_atomically};
-use crate::container::gate;
 use crate::host::cgroup::{self, Cgroup};
 use crate::init::{self, Birthright, Gate};
 use crate::plan::Plan;

@@ -64,7 +64,8 @@ impl CgroupLayout {
     }
 
     pub fn mount_point(&self, hierarchy: &Hierarchy) -> PathBuf {
-        self.root.join(&hierarchy.directory)
+        // Joined with nothing, a path would end in a slash.
+        self.root.join(&hierarchy.directory).components().collect()
     }
 }
 

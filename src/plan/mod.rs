@@ -15,14 +15,14 @@ use seccomp::Filter;
 pub mod bundle;
 pub mod capabilities;
 pub mod cgroup;
-pub mod device_rules;
+pub mod cgroup_mounts;
 pub mod confinement;
+pub mod device_rules;
+pub mod devices;
 pub mod facts;
+pub mod filesystem;
 pub mod guest;
 pub mod hooks;
-pub mod cgroup_mounts;
-pub mod devices;
-pub mod filesystem;
 pub mod idmap;
 pub mod limits;
 pub mod mount_options;
@@ -31,8 +31,8 @@ pub mod namespaces;
 pub mod process;
 pub mod request;
 pub mod rlimits;
-pub mod scheduling;
 pub mod rootfs;
+pub mod scheduling;
 pub mod seccomp;
 pub mod steps;
 pub mod sysctl;
@@ -57,6 +57,13 @@ pub struct Plan {
     pub cgroup: Option<GroupPlan>,
     /// Known oddities that the specification says are not errors.
     pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Whether the root is mounted where everybody sees it, since the container has no mount namespace of its own.
+    pub fn mounts_on_host(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.action, Action::Chroot))
+    }
 }
 
 /// What the parent does to the child from outside, while the child makes its namespaces.
@@ -472,20 +479,6 @@ impl Namespace {
             Namespace::Pid => libc::CLONE_NEWPID,
             Namespace::Mount => libc::CLONE_NEWNS,
             Namespace::Time => libc::CLONE_NEWTIME,
-        }
-    }
-}
-
-impl HookPoint {
-    /// As the configuration calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            HookPoint::Prestart => "prestart",
-            HookPoint::CreateRuntime => "createRuntime",
-            HookPoint::CreateContainer => "createContainer",
-            HookPoint::StartContainer => "startContainer",
-            HookPoint::Poststart => "poststart",
-            HookPoint::Poststop => "poststop",
         }
     }
 }

@@ -12,8 +12,9 @@ use super::facts::Authority;
 use super::namespaces::Place;
 use super::request::{Cgroups, Request};
 use super::{
-    Action, Enter, GroupPlan, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities, cgroup,
-    confinement, devices, hooks, limits, mounts, namespaces, process, rlimits, rootfs, scheduling, sysctl,
+    Action, Enter, GroupPlan, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When,
+    capabilities, cgroup, confinement, devices, hooks, limits, mounts, namespaces, process, rlimits, rootfs,
+    scheduling, sysctl,
 };
 
 /// The birth of a container.
@@ -104,7 +105,9 @@ fn group(request: &Request) -> Result<Option<GroupPlan>> {
     match request.options.cgroups {
         Cgroups::Files => {}
         Cgroups::Disabled => return Ok(None),
-        Cgroups::Systemd => bail!("linux.cgroupsPath: groups are not made through systemd yet; leave out --systemd-cgroup"),
+        Cgroups::Systemd => {
+            bail!("linux.cgroupsPath: groups are not made through systemd yet; leave out --systemd-cgroup")
+        }
     }
     let asked = linux.and_then(|linux| linux.cgroups_path().as_deref());
     Ok(Some(GroupPlan {

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use super::checked;
 
-// Past 32 bits, where the constants of libc do not reach.
+// libc has these as 32 bits, of which they need 33 and 34.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -230,10 +230,8 @@ pub fn wait(whom: Whom<'_>, block: bool) -> Result<Option<(i32, Ended)>, Errno> 
             Err(Errno::EINTR) => continue,
             Err(error) => return Err(error),
         }
-        // SAFETY: waitid fills this member, or leaves zero when no child has ended.
-        let pid = unsafe { info.si_pid() };
-        // SAFETY: as above.
-        let status = unsafe { info.si_status() };
+        // SAFETY: waitid fills these members, or leaves zero when no child has ended.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
         if pid == 0 {
             return Ok(None);
         }
@@ -290,8 +288,10 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Block no signal, as a new program expects.
-pub fn unblock_signals() -> Result<(), Errno> {
+/// Block no signal, and die of SIGPIPE, which Rust programs ignore: what a new program expects.
+pub fn restore_signals() -> Result<(), Errno> {
+    // SAFETY: SIG_DFL is a valid action for SIGPIPE.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let none = nix::sys::signal::SigSet::empty();
     nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&none), None)
 }
