@@ -98,7 +98,7 @@ impl Init<'_> {
         let target = open_in_root(self.root()?, &plan.inside, libc::O_PATH, 0)?;
         if !parameters.is_empty() {
             let context = mount::pick_filesystem(target.as_fd())?;
-            configure(context.as_fd(), parameters, |context| mount::reconfigure(context))?;
+            configure(context.as_fd(), parameters, mount::reconfigure)?;
         }
         let one = Attributes { set: plan.set, clear: plan.clear, ..Attributes::default() };
         mount::set_attributes(target.as_fd(), &one, Depth::One)?;
