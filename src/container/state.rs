@@ -29,6 +29,11 @@ pub struct State {
     pub created: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// Whether init's end is the end of everything in the container.
+    pub own_pid_namespace: bool,
+    /// Whether the configuration has hooks for after the birth; else nobody needs to read it again.
+    pub poststart: bool,
+    pub poststop: bool,
     /// The user that called `create`.
     pub owner: u32,
     /// `None` until there is an init: the record of an intent.
@@ -138,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_name_with_spaces_and_parentheses_does_not_move_the_fields() {
-        let text = b"42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1000 1 18446744073709551615";
+        let text =
+            b"42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1000 1 18446744073709551615";
         assert_eq!(parse_stat(text), Some((b'S', 98765)));
         assert_eq!(parse_stat(b"nonsense"), None);
     }

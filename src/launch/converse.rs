@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::errno::Errno;
 
-use super::spawn::Child;
 use super::sockets;
+use super::spawn::Child;
 use crate::container::state::State;
 use crate::host::{hooks, idmap, oom};
 use crate::plan::{Action, Hook, HookPoint, Moment, Plan, Step};
@@ -72,9 +72,12 @@ impl Conversation<'_> {
 
     fn run_hooks(&self) -> Result<()> {
         let outside = &self.plan.outside;
-        let state = self.state.for_hooks("creating", self.child.pid)?;
-        hooks::run(HookPoint::Prestart, &outside.prestart, &state)?;
-        hooks::run(HookPoint::CreateRuntime, &outside.create_runtime, &state)
+        let both =
+            [(HookPoint::Prestart, &outside.prestart), (HookPoint::CreateRuntime, &outside.create_runtime)];
+        for (point, listed) in both {
+            hooks::run(point, listed, &self.state.for_hooks(point, self.child.pid))?;
+        }
+        Ok(())
     }
 
     fn forward_listener(&self, step: u32, number: i32) -> Result<()> {
@@ -145,7 +148,9 @@ fn not_executable(candidates: &[std::ffi::CString], errno: Errno) -> Error {
 pub fn exec_failed(errno: Errno, note: &Note) -> Error {
     let path = String::from_utf8_lossy(note.as_bytes());
     let hint = match errno {
-        Errno::ENOENT => " (the file is there, so its interpreter or dynamic loader is missing in the container)",
+        Errno::ENOENT => {
+            " (the file is there, so its interpreter or dynamic loader is missing in the container)"
+        }
         Errno::ENOEXEC => " (is it a program for another architecture, or a script without #!?)",
         _ => "",
     };

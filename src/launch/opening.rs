@@ -75,7 +75,9 @@ fn namespace(kind: Namespace, path: &CStr) -> Result<OwnedFd> {
         .with_context(|| format!("config.json: linux.namespaces: open {path:?}"))?;
     match sys::namespace::kind(file.as_fd()) {
         Ok(flag) if flag == kind.flag() => Ok(file),
-        Ok(_) => bail!("config.json: linux.namespaces: {path:?} is a namespace, but not a {} one", kind.name()),
+        Ok(_) => {
+            bail!("config.json: linux.namespaces: {path:?} is a namespace, but not a {} one", kind.name())
+        }
         Err(_) => bail!("config.json: linux.namespaces: {path:?} is not a namespace"),
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Runs outside, and hands over to `init/` on the inside. The child is always a direct child of the runtime.
 
-use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,7 +10,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::opening::Slots;
 use crate::plan::Enter;
-use crate::sys::process::{Side, clone_process, exit_now, is_single_threaded, open_pidfd, wait, Whom};
+use crate::sys::process::{Side, Whom, clone_process, exit_now, is_single_threaded, open_pidfd, wait};
 use crate::wire::{self, Note, Report};
 
 /// A process that we have made and have not waited for, so its pid is nobody else's.
@@ -21,14 +20,17 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// Clone the child that runs `inside`.
+/// Clone the child that runs `inside`, which does not come back.
 pub fn spawn(
     enter: &Enter,
     slots: Slots,
     birthplace: Option<BorrowedFd<'_>>,
-    inside: impl FnOnce(Slots) -> Infallible,
+    inside: impl FnOnce(Slots),
 ) -> Result<Child> {
-    ensure!(is_single_threaded().context("count our threads")?, "corten has threads, so it cannot clone safely");
+    ensure!(
+        is_single_threaded().context("count our threads")?,
+        "corten has threads, so it cannot clone safely"
+    );
     let own_pid_namespace = match enter.pid {
         Some(slot) => Some(lead_children_into(slots.get(slot)?)?),
         None => None,
@@ -53,13 +55,12 @@ fn lead_children_into(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(own)
 }
 
-fn clone_child(
-    flags: u64,
-    birthplace: Option<BorrowedFd<'_>>,
-    inside: impl FnOnce() -> Infallible,
-) -> Result<Child> {
+fn clone_child(flags: u64, birthplace: Option<BorrowedFd<'_>>, inside: impl FnOnce()) -> Result<Child> {
     match clone_process(flags, birthplace) {
-        Ok(Side::Child) => match inside() {},
+        Ok(Side::Child) => {
+            inside();
+            exit_now(1)
+        }
         Ok(Side::Parent { pid, pidfd }) => Ok(Child { pid, pidfd }),
         Err(error) => Err(error).context(clone_hint(error)),
     }
@@ -71,7 +72,9 @@ fn clone_hint(error: Errno) -> &'static str {
             "make the namespaces (is one of the limits in /proc/sys/user reached?)"
         }
         Errno::EPERM => "make the namespaces (may this user make user namespaces?)",
-        Errno::EBUSY | Errno::EOPNOTSUPP => "make a process in its cgroup (does the cgroup have cgroups below it?)",
+        Errno::EBUSY | Errno::EOPNOTSUPP => {
+            "make a process in its cgroup (does the cgroup have cgroups below it?)"
+        }
         _ => "make the container's first process",
     }
 }
@@ -82,14 +85,17 @@ fn clone_by_stand_in(
     flags: u64,
     user_namespace: BorrowedFd<'_>,
     birthplace: Option<BorrowedFd<'_>>,
-    inside: impl FnOnce() -> Infallible,
+    inside: impl FnOnce(),
 ) -> Result<Child> {
     let (ours, theirs) = wire::pair().context("make a socket pair")?;
     let stand_in = clone_child(0, birthplace, || {
         let born = setns(user_namespace, CloneFlags::CLONE_NEWUSER)
             .and_then(|()| clone_process(flags | libc::CLONE_PARENT as u64, None));
         let report = match born {
-            Ok(Side::Child) => match inside() {},
+            Ok(Side::Child) => {
+                inside();
+                exit_now(1)
+            }
             Ok(Side::Parent { pid, .. }) => Report::Born { pid },
             Err(error) => Report::Failed { step: 0, errno: error as i32, note: Note::EMPTY },
         };

@@ -34,9 +34,6 @@ pub struct Hierarchy {
     pub controllers: Vec<String>,
     /// Below the layout's root, and empty where that is the mount point itself.
     pub directory: PathBuf,
-    /// The runtime's own group.
-    #[serde(skip)]
-    pub own: String,
 }
 
 /// The groups of one container, as the state file keeps them.
@@ -58,21 +55,18 @@ pub struct Place {
 }
 
 impl CgroupLayout {
-    /// Whose files limit what `controller` controls, if anybody's do.
-    pub fn version_of(&self, controller: &str) -> Option<Version> {
-        let has = |hierarchy: &Hierarchy| hierarchy.controllers.iter().any(|name| name == controller);
-        if self.v1.iter().any(has) {
-            Some(Version::V1)
-        } else if self.v2.as_ref().is_some_and(has) {
-            Some(Version::V2)
-        } else {
-            None
+    /// Whether a version's files control this. The core of v2 is always there.
+    pub fn has(&self, version: Version, controller: &str) -> bool {
+        let lists = |hierarchy: &Hierarchy| hierarchy.controllers.iter().any(|name| name == controller);
+        match version {
+            Version::V1 => self.v1.iter().any(lists),
+            Version::V2 => self.v2.as_ref().is_some_and(|unified| controller == "cgroup" || lists(unified)),
         }
     }
 
     pub fn mount_point(&self, hierarchy: &Hierarchy) -> PathBuf {
-        // Joining an empty path would add a slash.
-        self.root.components().chain(hierarchy.directory.components()).collect()
+        // Joined with nothing, a path would end in a slash.
+        self.root.join(&hierarchy.directory).components().collect()
     }
 }
 
@@ -160,15 +154,14 @@ mod tests {
         let hierarchy = |controllers: &[&str]| Hierarchy {
             controllers: controllers.iter().map(|name| name.to_string()).collect(),
             directory: PathBuf::new(),
-            own: String::new(),
         };
         let layout = CgroupLayout {
             v1: vec![hierarchy(&["cpu", "cpuacct"])],
             v2: Some(hierarchy(&["hugetlb"])),
             ..CgroupLayout::default()
         };
-        assert_eq!(layout.version_of("cpuacct"), Some(Version::V1));
-        assert_eq!(layout.version_of("hugetlb"), Some(Version::V2));
-        assert_eq!(layout.version_of("memory"), None);
+        assert!(layout.has(Version::V1, "cpuacct") && !layout.has(Version::V2, "cpuacct"));
+        assert!(layout.has(Version::V2, "hugetlb") && !layout.has(Version::V1, "hugetlb"));
+        assert!(layout.has(Version::V2, "cgroup") && !layout.has(Version::V1, "cgroup"));
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 
-use super::cgroup::{CgroupLayout, Hierarchy};
+use super::cgroup::CgroupLayout;
 use super::facts::Authority;
 use super::mounts::Planner;
 use super::namespaces::Place;
@@ -39,8 +39,6 @@ struct Mounted<'a> {
     /// Of a v1 hierarchy: `cpu` and `cpuacct`, or `name=systemd`. The unified one has no names of its own.
     names: &'a [String],
     point: PathBuf,
-    /// The runtime's own group.
-    own: &'a Path,
 }
 
 impl Mounted<'_> {
@@ -51,11 +49,8 @@ impl Mounted<'_> {
 }
 
 fn mounted(layout: &CgroupLayout) -> Vec<Mounted<'_>> {
-    fn one<'a>(layout: &CgroupLayout, names: &'a [String], hierarchy: &'a Hierarchy) -> Mounted<'a> {
-        Mounted { names, point: layout.mount_point(hierarchy), own: Path::new(&hierarchy.own) }
-    }
-    let v1 = layout.v1.iter().map(|hierarchy| one(layout, &hierarchy.controllers, hierarchy));
-    let v2 = layout.v2.iter().map(|hierarchy| one(layout, &[], hierarchy));
+    let v1 = layout.v1.iter().map(|one| Mounted { names: &one.controllers, point: layout.mount_point(one) });
+    let v2 = layout.v2.iter().map(|one| Mounted { names: &[], point: layout.mount_point(one) });
     v1.chain(v2).collect()
 }
 
@@ -65,22 +60,16 @@ fn has_namespace(planner: &Planner) -> bool {
 }
 
 fn plan_unified(planner: &Planner, point: &Path, steps: &mut Steps) -> Result<()> {
-    let options = &planner.options;
-    let mut parameters = Vec::new();
-    if let Some(source) = planner.entry.source().as_deref() {
-        parameters.push(Parameter::Text(c_string("source")?, path_string(source)?));
-    }
     let filesystem = has_namespace(planner) || !planner.request.in_user_namespace();
     let what = if filesystem {
-        parameters.extend(options.data.iter().map(|data| data.parameter.clone()));
+        let parameters = planner.parameters("cgroup2", steps)?;
         MountWhat::Filesystem { kind: c"cgroup2".to_owned(), parameters }
     } else {
         // The host's tree, which a user namespace cannot mount anew.
         planner.refuse_data("the host's cgroup tree")?;
-        let source = path_string(point)?;
-        MountWhat::Tree { slot: steps.tree(source, true, true, None) }
+        MountWhat::Tree { slot: steps.tree(path_string(point)?, true, true, None) }
     };
-    let mut mount = Mount::new(planner.inside()?, what).with_options(options);
+    let mut mount = Mount::new(planner.inside()?, what).with_options(&planner.options);
     if !filesystem && planner.request.facts.authority != Authority::Root {
         // CVE-2023-25809: the caller's own groups are writable to the container's root.
         make_read_only(&mut mount);
@@ -98,10 +87,8 @@ fn make_read_only(mount: &mut Mount) {
 
 fn plan_legacy(planner: &Planner, hierarchies: &[Mounted], steps: &mut Steps) -> Result<()> {
     planner.refuse_data("a mount of cgroup v1 hierarchies")?;
-    let parameters = vec![
-        Parameter::Text(c"source".to_owned(), c"tmpfs".to_owned()),
-        Parameter::Text(c"mode".to_owned(), c"755".to_owned()),
-    ];
+    let mut parameters = planner.parameters("tmpfs", steps)?;
+    parameters.push(Parameter::Text(c"mode".to_owned(), c"755".to_owned()));
     let tmpfs = MountWhat::Filesystem { kind: c"tmpfs".to_owned(), parameters };
     let mut directory = Mount::new(planner.inside()?, tmpfs).with_options(&planner.options);
     confine(&mut directory);
@@ -164,10 +151,12 @@ fn new_hierarchy(hierarchy: &Mounted) -> Result<MountWhat> {
     Ok(MountWhat::Filesystem { kind: c"cgroup".to_owned(), parameters })
 }
 
-/// The container's group on the host; where it has none, the runtime's.
+/// The container's group on the host; where it has none, the whole hierarchy.
 fn own_group(planner: &Planner, hierarchy: &Mounted) -> PathBuf {
-    let group = planner.group.unwrap_or(hierarchy.own);
-    hierarchy.point.join(group.strip_prefix("/").unwrap_or(group))
+    match planner.group {
+        Some(group) => hierarchy.point.join(group.strip_prefix("/").unwrap_or(group)),
+        None => hierarchy.point.clone(),
+    }
 }
 
 fn path_string(path: &Path) -> Result<CString> {
@@ -178,13 +167,14 @@ fn path_string(path: &Path) -> Result<CString> {
 mod tests {
     use serde_json::{Value, json};
 
+    use super::super::cgroup::Hierarchy;
     use super::super::testing::Given;
-    use super::super::{Open, mounts};
+    use super::super::{Open, When, mounts};
     use super::*;
 
     fn hierarchy(controllers: &[&str], directory: &str) -> Hierarchy {
         let controllers = controllers.iter().map(|name| name.to_string()).collect();
-        Hierarchy { controllers, directory: directory.into(), own: "/init".into() }
+        Hierarchy { controllers, directory: directory.into() }
     }
 
     fn host(v1: Vec<Hierarchy>, v2: Option<Hierarchy>) -> CgroupLayout {
@@ -209,7 +199,7 @@ mod tests {
     }
 
     fn planned(given: &Given, group: Option<&str>) -> Result<Steps> {
-        let mut steps = Steps::new(given.facts.authority);
+        let mut steps = Steps::new(given.facts.authority, When::Birth);
         mounts::plan(&given.request(), group.map(Path::new), &mut steps)?;
         Ok(steps)
     }
@@ -282,7 +272,7 @@ mod tests {
         assert_eq!(
             printed(&planned(&given, Some("/engine/web")).unwrap()),
             [
-                "tmpfs source=tmpfs mode=755 on /sys/fs/cgroup",
+                "tmpfs mode=755 on /sys/fs/cgroup",
                 "/sys/fs/cgroup/cpu,cpuacct/engine/web on /sys/fs/cgroup/cpu,cpuacct",
                 "/sys/fs/cgroup/systemd/engine/web on /sys/fs/cgroup/systemd",
                 "/sys/fs/cgroup/unified/engine/web on /sys/fs/cgroup/unified",
@@ -293,11 +283,11 @@ mod tests {
     }
 
     #[test]
-    fn a_container_without_a_group_sees_the_runtimes() {
+    fn a_container_without_a_group_sees_the_hierarchies() {
         let given = given(hybrid_host(), json!([]), json!({"type": "cgroup"}));
         assert_eq!(
             printed(&planned(&given, None).unwrap())[2],
-            "/sys/fs/cgroup/systemd/init on /sys/fs/cgroup/systemd"
+            "/sys/fs/cgroup/systemd on /sys/fs/cgroup/systemd"
         );
     }
 
@@ -309,7 +299,7 @@ mod tests {
         assert_eq!(
             printed(&steps)[..4],
             [
-                "tmpfs source=tmpfs mode=755 on /sys/fs/cgroup",
+                "tmpfs mode=755 on /sys/fs/cgroup",
                 "cgroup source=cgroup cpu cpuacct on /sys/fs/cgroup/cpu,cpuacct ro",
                 "cgroup source=cgroup none name=systemd on /sys/fs/cgroup/systemd ro",
                 "cgroup2 source=cgroup on /sys/fs/cgroup/unified ro",

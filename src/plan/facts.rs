@@ -2,18 +2,20 @@
 //!
 //! Runs outside. With `bundle.rs` the only file of `plan/` that looks at the world. Decides nothing.
 
+#![allow(clippy::disallowed_methods, reason = "this is where plan/ looks")]
+
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-
-use super::cgroup::CgroupLayout;
 
 /// The oldest Linux with everything that corten relies on: openat2, clone3 into a cgroup, setns by pidfd,
 /// close_range, mount_setattr, idmapped mounts, cgroup.kill.
 const OLDEST_KERNEL: (u32, u32) = (5, 14);
 
 pub mod cgroup;
+
+use super::cgroup::CgroupLayout;
 
 /// Where every distribution mounts the hierarchies.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -76,7 +78,7 @@ impl Facts {
             supported: (1 << (last + 1)) - 1,
             setgroups: initial || read("/proc/self/setgroups")?.trim() == "allow",
             apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == b"Y\n"),
-            selinux: fs::metadata("/sys/fs/selinux/enforce").is_ok(),
+            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             cgroup: cgroup::layout(Path::new(CGROUP_ROOT))?,
         })
     }

@@ -64,6 +64,13 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
+impl Plan {
+    /// Whether the root is mounted where everybody sees it, since the container has no mount namespace of its own.
+    pub fn mounts_on_host(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.action, Action::Chroot))
+    }
+}
+
 /// What the parent does to the child from outside, while the child makes its namespaces.
 #[derive(Debug, Default)]
 pub struct Outside {
@@ -86,7 +93,7 @@ pub struct Outside {
 /// A control group to be made, and its limits.
 #[derive(Debug)]
 pub struct GroupPlan {
-    /// The hierarchies to make it on.
+    /// The hierarchies of this host.
     pub layout: CgroupLayout,
     /// Relative to the mount point of every hierarchy, without a leading slash.
     pub path: PathBuf,
@@ -479,20 +486,6 @@ impl Namespace {
             Namespace::Pid => libc::CLONE_NEWPID,
             Namespace::Mount => libc::CLONE_NEWNS,
             Namespace::Time => libc::CLONE_NEWTIME,
-        }
-    }
-}
-
-impl HookPoint {
-    /// As the configuration calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            HookPoint::Prestart => "prestart",
-            HookPoint::CreateRuntime => "createRuntime",
-            HookPoint::CreateContainer => "createContainer",
-            HookPoint::StartContainer => "startContainer",
-            HookPoint::Poststart => "poststart",
-            HookPoint::Poststop => "poststop",
         }
     }
 }

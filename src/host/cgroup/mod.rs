@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,8 +15,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use crate::plan::GroupPlan;
-use crate::plan::cgroup::{Hierarchy, Location, Place};
+use crate::plan::cgroup::{CgroupLayout, Hierarchy, Location, Place};
 use crate::plan::limits::Limits;
 use group::{Group, Root};
 
@@ -35,6 +34,9 @@ pub trait Cgroup {
     fn create(&mut self) -> Result<()>;
     /// Open the doors and the birthplace of a group that exists.
     fn admit(&mut self) -> Result<()>;
+    /// Whether processes may be in it: a v2 group that hands controllers down takes none (cgroups(7), "no internal
+    /// processes").
+    fn takes_processes(&self) -> Result<bool>;
     /// A directory a child can be born into, where the kernel offers it (v2).
     fn birthplace(&self) -> Option<BorrowedFd<'_>>;
     /// The files a child writes `0` to, to move itself (v1).
@@ -53,8 +55,7 @@ pub trait Cgroup {
 }
 
 /// The group of a container that does not exist yet. Looks what is there already, and is not ours to remove.
-pub fn place(plan: &GroupPlan) -> Result<Box<dyn Cgroup>> {
-    let GroupPlan { layout, path, .. } = plan;
+pub fn open(layout: &CgroupLayout, path: &Path) -> Result<Box<dyn Cgroup>> {
     let root = Root::open(&layout.root)?;
     let survey = |hierarchy: &Hierarchy| -> Result<Place> {
         let found = root.survey(&hierarchy.directory, path)?;
@@ -80,8 +81,11 @@ pub fn of_pid(location: &Location, pid: Pid) -> Result<Location> {
     let groups: HashMap<&str, &str> =
         own.lines().filter_map(|line| line.split_once(':')?.1.split_once(":/")).collect();
     let place = |place: &Place, listed: &str| -> Result<Place> {
-        let Some(path) = groups.get(listed) else { bail!("{path} does not list {listed:?}") };
-        let path = PathBuf::from(path);
+        let Some(group) = groups.get(listed) else { bail!("{path} does not list {listed:?}") };
+        let path = PathBuf::from(group);
+        if path.components().any(|component| component == Component::ParentDir) {
+            bail!("process {pid} is in the group {group:?}, outside of our cgroup namespace");
+        }
         let found = path.components().count();
         Ok(Place { hierarchy: place.hierarchy.clone(), path, found })
     };

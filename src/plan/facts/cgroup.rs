@@ -3,7 +3,8 @@
 //! Runs outside, on every create. Looks at `/proc/self/cgroup` and one statfs(2) per hierarchy; only a hierarchy
 //! that is not where everybody mounts it costs a walk through mountinfo.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -19,7 +20,7 @@ pub fn layout(root: &Path) -> Result<CgroupLayout> {
     let groups = read(Path::new("/proc/self/cgroup"))?;
     let mut mountinfo = None;
     // ID:CONTROLLERS:PATH, without controllers for v2 (cgroups(7)).
-    for (listed, own) in groups.lines().filter_map(|line| line.split_once(':')?.1.split_once(':')) {
+    for listed in groups.lines().filter_map(|line| line.split(':').nth(1)) {
         let directory = match listed {
             "" if only_v2 => Some(PathBuf::new()),
             _ if only_v2 => None,
@@ -30,10 +31,10 @@ pub fn layout(root: &Path) -> Result<CgroupLayout> {
         if listed.is_empty() {
             let controllers = read(&root.join(&directory).join("cgroup.controllers"))?;
             let controllers = controllers.split_whitespace().map(String::from).collect();
-            layout.v2 = Some(Hierarchy { controllers, directory, own: own.to_string() });
+            layout.v2 = Some(Hierarchy { controllers, directory });
         } else {
             let controllers = listed.split(',').map(String::from).collect();
-            layout.v1.push(Hierarchy { controllers, directory, own: own.to_string() });
+            layout.v1.push(Hierarchy { controllers, directory });
         }
     }
     Ok(layout)
@@ -93,8 +94,13 @@ fn mounted(path: &Path) -> Result<Option<Version>> {
     }
 }
 
+/// In one read(2), as a rule: the kernel composes these texts anew at each.
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+    let mut text = String::with_capacity(32 << 10);
+    File::open(path)
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .with_context(|| format!("read {}", path.display()))?;
+    Ok(text)
 }
 
 #[cfg(test)]
