@@ -4,7 +4,7 @@
 //! Lock-step: after [`Report::Reached`] the child waits for the parent's leave. Both ends use read(2) and write(2)
 //! alone, since the child may sit under the container's seccomp filter, and neither allocates to speak.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -176,6 +176,8 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]

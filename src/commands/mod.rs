@@ -20,6 +20,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use regex::Regex;
 
 use crate::cli::{Cli, Command, GlobalOptions};
 use crate::container::store::Store;
@@ -30,6 +31,17 @@ pub struct Context<'a> {
     pub global: &'a GlobalOptions,
     pub log: &'a Log,
     pub store: Store,
+}
+
+impl Context<'_> {
+    /// The id itself, or with `--regex` those that match it.
+    pub fn matching(&self, id: &str, regex: bool) -> Result<Vec<String>> {
+        if !regex {
+            return Ok(vec![id.to_string()]);
+        }
+        let pattern = Regex::new(id).with_context(|| format!("{id:?} is not a regular expression"))?;
+        Ok(self.store.ids()?.into_iter().filter(|id| pattern.is_match(id)).collect())
+    }
 }
 
 /// Perform a command; the result is the program's exit status.

@@ -1,31 +1,64 @@
 //! `start`: open the gate of a created container.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
+use nix::errno::Errno;
 
 use super::Context;
 use crate::cli;
 use crate::container::{Container, Status, gate};
 use crate::host::hooks;
-use crate::launch::converse::{hook_failed, step_failed};
-use crate::plan::bundle::Bundle;
-use crate::plan::{HookPoint, hooks as plan_hooks};
+use crate::launch::converse::{exec_failed, hook_failed};
+use crate::log::Log;
+use crate::plan::bundle;
+use crate::plan::hooks::of_point;
+use crate::plan::{Hook, HookPoint};
 use crate::wire::Report;
-use nix::errno::Errno;
 
 pub fn start(context: &Context<'_>, options: &cli::Start) -> Result<()> {
-    let container = Container::enter(&context.store, &options.id)?;
+    open(Container::enter(&context.store, &options.id)?, context.log)
+}
+
+/// Let init go on, then run the poststart hooks. A hook that fails is the container's end (runtime.md, Lifecycle 9).
+pub fn open(container: Container, log: &Log) -> Result<()> {
     match container.status()? {
-        Status::Created => open(container),
+        Status::Created => {}
         Status::Running | Status::Paused => bail!("cannot start an already running container"),
         Status::Stopped => bail!("cannot start a container that has stopped"),
         Status::Creating => bail!("cannot start a container that is still being created"),
     }
-}
-
-/// Let init go on and run the poststart hooks. A hook that fails is the container's end (runtime.md, Lifecycle 8).
-pub fn open(container: Container) -> Result<()> {
     if let Some(report) = gate::open(&container.room.path)? {
         return Err(refusal(&container, report));
     }
-    Ok(())
+    if !container.state.poststart {
+        return Ok(());
+    }
+    run_poststart(&container).inspect_err(|_| {
+        if let Err(also) = container.kill() {
+            log.warn(&format!("kill {}: {also:#}", container.state.id));
+        }
+    })
+}
+
+fn run_poststart(container: &Container) -> Result<()> {
+    let hooks = hooks_of(container, HookPoint::Poststart)?;
+    let pid = container.state.init.map_or(0, |process| process.pid);
+    hooks::run(HookPoint::Poststart, &hooks, &container.state.for_hooks(HookPoint::Poststart, pid))
+}
+
+/// Hooks as the container's own copy of the configuration has them.
+pub fn hooks_of(container: &Container, point: HookPoint) -> Result<Vec<Hook>> {
+    let (spec, _) = bundle::parse(&container.config()?).context("config.json")?;
+    of_point(&spec, point).context("config.json")
+}
+
+/// What init said of its last steps; its plan is gone, but the configuration is still there.
+fn refusal(container: &Container, report: Report) -> Error {
+    match report {
+        Report::Failed { errno, note, .. } => exec_failed(Errno::from_raw(errno), &note),
+        Report::HookFailed { hook, how, .. } => match hooks_of(container, HookPoint::StartContainer) {
+            Ok(hooks) => hook_failed(HookPoint::StartContainer, &hooks, hook, how),
+            Err(error) => error,
+        },
+        report => anyhow!("init says {report:?} out of turn"),
+    }
 }

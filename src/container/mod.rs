@@ -6,6 +6,7 @@ pub mod gate;
 pub mod state;
 pub mod store;
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -14,6 +15,7 @@ use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::host::cgroup::{self, Cgroup};
+use crate::plan::{HookPoint, hooks};
 use crate::sys::process::signal;
 use state::{State, ends_within};
 use store::{Room, Store};
@@ -46,45 +48,62 @@ impl Status {
     }
 }
 
-/// What `state` prints: the specification's state, and what engines expect beside it.
+/// What `state` and `list` print: the specification's state, and what engines expect beside it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Document<'a> {
     pub oci_version: &'a str,
     pub id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pid: Option<i32>,
-    pub status: &'a str,
+    /// 0 when there is none.
+    pub pid: i32,
+    pub status: Status,
     pub bundle: &'a Path,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rootfs: Option<&'a Path>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub created: Option<&'a str>,
-    #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    pub annotations: &'a std::collections::BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub owner: Option<String>,
+    pub rootfs: &'a Path,
+    pub created: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: &'a BTreeMap<String, String>,
+    pub owner: String,
 }
 
 impl State {
-    /// The specification's state (runtime.md, State), as hooks and seccomp agents read it.
-    pub fn document<'a>(&'a self, status: &'a str, pid: Option<i32>) -> Document<'a> {
+    pub fn document(&self, status: Status) -> Document<'_> {
+        let alive = !matches!(status, Status::Stopped | Status::Creating);
         Document {
             oci_version: &self.oci_version,
             id: &self.id,
-            pid,
+            pid: self.init.filter(|_| alive).map_or(0, |process| process.pid),
             status,
             bundle: &self.bundle,
-            rootfs: None,
-            created: None,
+            rootfs: &self.rootfs,
+            created: &self.created,
             annotations: &self.annotations,
-            owner: None,
+            owner: self.owner_name(),
         }
     }
 
-    /// The same in JSON, for a hook's standard input.
-    pub fn for_hooks(&self, status: &str, pid: i32) -> Result<Vec<u8>> {
-        serde_json::to_vec(&self.document(status, Some(pid))).context("write the state for hooks")
+    /// The state as hooks read it (config.md, POSIX-platform hooks), in JSON.
+    pub fn for_hooks(&self, point: HookPoint, pid: i32) -> Vec<u8> {
+        hooks::state(&self.id, &self.bundle, &self.annotations, point.status()).with_pid(pid)
+    }
+
+    /// The same for a seccomp agent, while the container is being made.
+    pub fn for_agents(&self, pid: i32) -> serde_json::Value {
+        serde_json::json!({
+            "ociVersion": self.oci_version,
+            "id": self.id,
+            "status": Status::Creating,
+            "pid": pid,
+            "bundle": self.bundle,
+            "annotations": self.annotations,
+        })
+    }
+
+    fn owner_name(&self) -> String {
+        let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(self.owner));
+        match user {
+            Ok(Some(user)) => user.name,
+            _ => self.owner.to_string(),
+        }
     }
 
     /// Init, if it is alive.
@@ -128,6 +147,18 @@ impl Container {
             bail!("container {id:?} does not exist");
         };
         Ok(Container { room, state })
+    }
+
+    /// As [`Container::enter`], or what a runtime that was killed has left; that has no state to go by.
+    pub fn enter_remains(store: &Store, id: &str) -> Result<Option<Container>> {
+        let Some(room) = store.enter_if_there(id)? else { return Ok(None) };
+        match State::read(&room.path)? {
+            Some(state) => Ok(Some(Container { room, state })),
+            None => {
+                room.remove()?;
+                Ok(None)
+            }
+        }
     }
 
     pub fn status(&self) -> Result<Status> {

@@ -29,6 +29,11 @@ pub struct State {
     pub created: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// Whether init's end is the end of everything in the container.
+    pub own_pid_namespace: bool,
+    /// Whether the configuration has hooks for after the birth; else nobody needs to read it again.
+    pub poststart: bool,
+    pub poststop: bool,
     /// The user that called `create`.
     pub owner: u32,
     /// `None` until there is an init: the record of an intent.

@@ -6,14 +6,15 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use super::check_id;
 use super::state::State;
 
 /// How long to wait for another operation on the same container.
@@ -50,25 +51,25 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 bail!("container with id {id:?} already exists")
             }
-            Err(error) => return Err(error).context(format!("make directory {path:?}")),
+            Err(error) => return Err(error).with_context(|| format!("make directory {path:?}")),
         }
-        lock(path, id)
+        lock(path, id)?.with_context(|| does_not_exist(id))
     }
 
     /// Lock a container's room.
     pub fn enter(&self, id: &str) -> Result<Room> {
-        let path = self.path(id);
-        if !path.is_dir() {
-            bail!("container {id:?} does not exist");
-        }
-        lock(path, id)
+        self.enter_if_there(id)?.with_context(|| does_not_exist(id))
+    }
+
+    pub fn enter_if_there(&self, id: &str) -> Result<Option<Room>> {
+        check_id(id)?;
+        lock(self.path(id), id)
     }
 
     /// What is known about a container, without its lock.
     pub fn look(&self, id: &str) -> Result<State> {
-        State::read(&self.path(id))
-            .with_context(|| format!("container {id:?}"))?
-            .ok_or_else(|| anyhow::anyhow!("container {id:?} does not exist"))
+        check_id(id)?;
+        State::read(&self.path(id))?.with_context(|| does_not_exist(id))
     }
 
     /// The ids of all containers, sorted.
@@ -103,10 +104,16 @@ impl Store {
     }
 }
 
-fn lock(path: PathBuf, id: &str) -> Result<Room> {
+/// `does not exist` is what engines look for.
+fn does_not_exist(id: &str) -> String {
+    format!("container {id:?} does not exist")
+}
+
+/// `None` when there is no such directory, or none any more.
+fn lock(path: PathBuf, id: &str) -> Result<Option<Room>> {
     let deadline = Instant::now() + LOCK_DEADLINE;
     let mut directory = match File::open(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => bail!("container {id:?} does not exist"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result.with_context(|| format!("open {path:?}"))?,
     };
     loop {
@@ -114,20 +121,17 @@ fn lock(path: PathBuf, id: &str) -> Result<Room> {
             Ok(lock) => {
                 // Whoever held it may have removed the directory meanwhile.
                 let links = lock.metadata().with_context(|| format!("look at {path:?}"))?.nlink();
-                if links == 0 {
-                    bail!("container {id:?} does not exist");
-                }
-                return Ok(Room { path, _lock: lock });
+                return Ok((links > 0).then_some(Room { path, _lock: lock }));
             }
-            Err((file, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+            Err((file, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
                 directory = file;
                 std::thread::sleep(Duration::from_millis(5));
             }
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
+            Err((_, Errno::EWOULDBLOCK)) => bail!(
                 "another operation on container {id:?} has been running for {} s",
                 LOCK_DEADLINE.as_secs()
             ),
-            Err((_, error)) => return Err(error).context(format!("lock {path:?}")),
+            Err((_, error)) => return Err(error).with_context(|| format!("lock {path:?}")),
         }
     }
 }
@@ -141,14 +145,10 @@ impl Room {
     pub fn remove(self) -> Result<()> {
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).context(format!("remove {:?}", self.path))
+                Err(error).with_context(|| format!("remove {:?}", self.path))
             }
             _ => Ok(()),
         }
-    }
-
-    pub fn as_fd(&self) -> impl AsFd + '_ {
-        self._lock.as_fd()
     }
 }
 

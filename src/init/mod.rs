@@ -22,7 +22,7 @@ use nix::errno::Errno;
 
 use crate::plan::{Action, Moment, Slot, Step};
 use crate::sys::fd::write_once;
-use crate::sys::process::{Image, exit_now, unblock_signals};
+use crate::sys::process::{Image, exit_now, restore_signals};
 use crate::sys::procfs::Procfs;
 use crate::wire::{self, HookEnd, Note, Report};
 
@@ -92,7 +92,7 @@ pub fn walk(steps: &[Step], given: Birthright<'_>) -> ! {
     };
     nix::sys::stat::umask(nix::sys::stat::Mode::empty());
     // The runtime in the foreground holds signals back, and so would the program.
-    if let Err(error) = unblock_signals() {
+    if let Err(error) = restore_signals() {
         init.tell(0, error.into());
         exit_now(1);
     }

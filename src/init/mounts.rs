@@ -98,7 +98,7 @@ impl Init<'_> {
         let target = open_in_root(self.root()?, &plan.inside, libc::O_PATH, 0)?;
         if !parameters.is_empty() {
             let context = mount::pick_filesystem(target.as_fd())?;
-            configure(context.as_fd(), parameters, |context| mount::reconfigure(context))?;
+            configure(context.as_fd(), parameters, mount::reconfigure)?;
         }
         let one = Attributes { set: plan.set, clear: plan.clear, ..Attributes::default() };
         mount::set_attributes(target.as_fd(), &one, Depth::One)?;
@@ -187,7 +187,7 @@ pub fn make_parents<'p>(root: BorrowedFd<'_>, inside: &'p CStr) -> Result<(Owned
     let bytes = inside.to_bytes_with_nul();
     let name = CStr::from_bytes_with_nul(&bytes[name_start..]).map_err(|_| Errno::EINVAL)?;
     let directory_flags = libc::O_PATH | libc::O_DIRECTORY;
-    if name_start == 0 {
+    if name_start <= 1 {
         return Ok((open_in_root(root, c".", directory_flags, 0)?, name));
     }
     let mut path = bytes[..name_start - 1].to_vec();

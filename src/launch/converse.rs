@@ -72,9 +72,12 @@ impl Conversation<'_> {
 
     fn run_hooks(&self) -> Result<()> {
         let outside = &self.plan.outside;
-        let state = self.state.for_hooks("creating", self.child.pid)?;
-        hooks::run(HookPoint::Prestart, &outside.prestart, &state)?;
-        hooks::run(HookPoint::CreateRuntime, &outside.create_runtime, &state)
+        let both =
+            [(HookPoint::Prestart, &outside.prestart), (HookPoint::CreateRuntime, &outside.create_runtime)];
+        for (point, listed) in both {
+            hooks::run(point, listed, &self.state.for_hooks(point, self.child.pid))?;
+        }
+        Ok(())
     }
 
     fn forward_listener(&self, step: u32, number: i32) -> Result<()> {

@@ -112,10 +112,15 @@ fn reap(child: &Child) -> Result<Option<Ended>> {
     }
 }
 
-/// The master of the child's terminal, as the child sends it.
-pub fn receive_terminal(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let (_, master) = receive_fd(socket, &mut [0; 64]).context("receive the terminal")?;
-    master.context("the container sent no terminal")
+/// The master of the child's terminal, as the child sent it; none when it has no terminal.
+///
+/// To be called when the child is ready: it has sent it by then or never will, and holds the other end no more.
+pub fn receive_terminal(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    match receive_fd(socket, &mut [0; 64]) {
+        Ok((_, master)) => Ok(master),
+        Err(Errno::EAGAIN) => Ok(None),
+        Err(error) => Err(error).context("receive the terminal"),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

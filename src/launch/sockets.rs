@@ -18,6 +18,12 @@ pub fn connect_console(path: &Path) -> Result<OwnedFd> {
     Ok(stream.into())
 }
 
+/// The two ends of a console socket of our own, for a runtime that stays in the foreground.
+pub fn console_pair() -> Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = UnixStream::pair().context("make a socket pair")?;
+    Ok((ours.into(), theirs.into()))
+}
+
 pub fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> Result<()> {
     let stream = UnixStream::connect(path).with_context(|| format!("connect to pidfd socket {path:?}"))?;
     send_with_fd(stream.as_fd(), b"pidfd", pidfd).with_context(|| format!("send the pidfd to {path:?}"))
@@ -31,7 +37,7 @@ pub fn send_listener(listener: &Listener, fd: BorrowedFd<'_>, state: &State, pid
         "fds": ["seccompFd"],
         "pid": pid,
         "metadata": listener.metadata,
-        "state": state.document("creating", Some(pid)),
+        "state": state.for_agents(pid),
     });
     let stream = UnixStream::connect(path).with_context(|| format!("connect to seccomp agent {path:?}"))?;
     send_with_fd(stream.as_fd(), message.to_string().as_bytes(), fd)

@@ -2,7 +2,6 @@
 //!
 //! Runs outside, and hands over to `init/` on the inside. The child is always a direct child of the runtime.
 
-use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,12 +20,12 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// Clone the child that runs `inside`.
+/// Clone the child that runs `inside`, which does not come back.
 pub fn spawn(
     enter: &Enter,
     slots: Slots,
     birthplace: Option<BorrowedFd<'_>>,
-    inside: impl FnOnce(Slots) -> Infallible,
+    inside: impl FnOnce(Slots),
 ) -> Result<Child> {
     ensure!(
         is_single_threaded().context("count our threads")?,
@@ -56,13 +55,12 @@ fn lead_children_into(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(own)
 }
 
-fn clone_child(
-    flags: u64,
-    birthplace: Option<BorrowedFd<'_>>,
-    inside: impl FnOnce() -> Infallible,
-) -> Result<Child> {
+fn clone_child(flags: u64, birthplace: Option<BorrowedFd<'_>>, inside: impl FnOnce()) -> Result<Child> {
     match clone_process(flags, birthplace) {
-        Ok(Side::Child) => match inside() {},
+        Ok(Side::Child) => {
+            inside();
+            exit_now(1)
+        }
         Ok(Side::Parent { pid, pidfd }) => Ok(Child { pid, pidfd }),
         Err(error) => Err(error).context(clone_hint(error)),
     }
@@ -87,14 +85,17 @@ fn clone_by_stand_in(
     flags: u64,
     user_namespace: BorrowedFd<'_>,
     birthplace: Option<BorrowedFd<'_>>,
-    inside: impl FnOnce() -> Infallible,
+    inside: impl FnOnce(),
 ) -> Result<Child> {
     let (ours, theirs) = wire::pair().context("make a socket pair")?;
     let stand_in = clone_child(0, birthplace, || {
         let born = setns(user_namespace, CloneFlags::CLONE_NEWUSER)
             .and_then(|()| clone_process(flags | libc::CLONE_PARENT as u64, None));
         let report = match born {
-            Ok(Side::Child) => match inside() {},
+            Ok(Side::Child) => {
+                inside();
+                exit_now(1)
+            }
             Ok(Side::Parent { pid, .. }) => Report::Born { pid },
             Err(error) => Report::Failed { step: 0, errno: error as i32, note: Note::EMPTY },
         };

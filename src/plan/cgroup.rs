@@ -8,6 +8,10 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::GroupPlan;
+use super::limits;
+use super::request::{Cgroups, Request};
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Version {
@@ -61,7 +65,8 @@ impl CgroupLayout {
     }
 
     pub fn mount_point(&self, hierarchy: &Hierarchy) -> PathBuf {
-        self.root.join(&hierarchy.directory)
+        // Joined with nothing, a path would end in a slash.
+        self.root.join(&hierarchy.directory).components().collect()
     }
 }
 
@@ -69,6 +74,26 @@ impl Place {
     pub fn depth(&self) -> usize {
         self.path.components().count()
     }
+}
+
+/// The container's group and what is limited in it; `None` where there is nothing to make one on.
+pub fn plan(request: &Request) -> Result<Option<GroupPlan>> {
+    match request.options.cgroups {
+        Cgroups::Files => {}
+        Cgroups::Disabled => return Ok(None),
+        Cgroups::Systemd => {
+            bail!("linux.cgroupsPath: groups are not made through systemd yet; leave out --systemd-cgroup")
+        }
+    }
+    let linux = request.linux();
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let layout = request.facts.cgroup.clone();
+    let asked = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let path = path(asked, request.id)?;
+    let limits = limits::plan(resources, &layout, request.facts.authority)?;
+    let required = asked.is_some_and(|path| !path.as_os_str().is_empty());
+    let has_hierarchies = !layout.v1.is_empty() || layout.v2.is_some();
+    Ok(has_hierarchies.then_some(GroupPlan { layout, path, limits, required }))
 }
 
 /// The container's path, relative to the mount point of every hierarchy.

@@ -60,22 +60,16 @@ fn has_namespace(planner: &Planner) -> bool {
 }
 
 fn plan_unified(planner: &Planner, point: &Path, steps: &mut Steps) -> Result<()> {
-    let options = &planner.options;
-    let mut parameters = Vec::new();
-    if let Some(source) = planner.entry.source().as_deref() {
-        parameters.push(Parameter::Text(c_string("source")?, path_string(source)?));
-    }
     let filesystem = has_namespace(planner) || !planner.request.in_user_namespace();
     let what = if filesystem {
-        parameters.extend(options.data.iter().map(|data| data.parameter.clone()));
+        let parameters = planner.parameters("cgroup2", steps)?;
         MountWhat::Filesystem { kind: c"cgroup2".to_owned(), parameters }
     } else {
         // The host's tree, which a user namespace cannot mount anew.
         planner.refuse_data("the host's cgroup tree")?;
-        let source = path_string(point)?;
-        MountWhat::Tree { slot: steps.tree(source, true, true, None) }
+        MountWhat::Tree { slot: steps.tree(path_string(point)?, true, true, None) }
     };
-    let mut mount = Mount::new(planner.inside()?, what).with_options(options);
+    let mut mount = Mount::new(planner.inside()?, what).with_options(&planner.options);
     if !filesystem && planner.request.facts.authority != Authority::Root {
         // CVE-2023-25809: the caller's own groups are writable to the container's root.
         make_read_only(&mut mount);
@@ -93,10 +87,8 @@ fn make_read_only(mount: &mut Mount) {
 
 fn plan_legacy(planner: &Planner, hierarchies: &[Mounted], steps: &mut Steps) -> Result<()> {
     planner.refuse_data("a mount of cgroup v1 hierarchies")?;
-    let parameters = vec![
-        Parameter::Text(c"source".to_owned(), c"tmpfs".to_owned()),
-        Parameter::Text(c"mode".to_owned(), c"755".to_owned()),
-    ];
+    let mut parameters = planner.parameters("tmpfs", steps)?;
+    parameters.push(Parameter::Text(c"mode".to_owned(), c"755".to_owned()));
     let tmpfs = MountWhat::Filesystem { kind: c"tmpfs".to_owned(), parameters };
     let mut directory = Mount::new(planner.inside()?, tmpfs).with_options(&planner.options);
     confine(&mut directory);
@@ -280,7 +272,7 @@ mod tests {
         assert_eq!(
             printed(&planned(&given, Some("/engine/web")).unwrap()),
             [
-                "tmpfs source=tmpfs mode=755 on /sys/fs/cgroup",
+                "tmpfs mode=755 on /sys/fs/cgroup",
                 "/sys/fs/cgroup/cpu,cpuacct/engine/web on /sys/fs/cgroup/cpu,cpuacct",
                 "/sys/fs/cgroup/systemd/engine/web on /sys/fs/cgroup/systemd",
                 "/sys/fs/cgroup/unified/engine/web on /sys/fs/cgroup/unified",
@@ -307,7 +299,7 @@ mod tests {
         assert_eq!(
             printed(&steps)[..4],
             [
-                "tmpfs source=tmpfs mode=755 on /sys/fs/cgroup",
+                "tmpfs mode=755 on /sys/fs/cgroup",
                 "cgroup source=cgroup cpu cpuacct on /sys/fs/cgroup/cpu,cpuacct ro",
                 "cgroup source=cgroup none name=systemd on /sys/fs/cgroup/systemd ro",
                 "cgroup2 source=cgroup on /sys/fs/cgroup/unified ro",
@@ -340,8 +332,11 @@ mod tests {
             refusal(hybrid_host(), mount.clone()),
             "mounts[0].options[1]: \"nsdelegate\" is not an option of a mount of cgroup v1 hierarchies"
         );
-        assert_eq!(refusal(Vec::new(), mount), "mounts[0]: no cgroup hierarchy is mounted on this host");
-        let legacy = hybrid_host()[..2].to_vec();
+        assert_eq!(
+            refusal(CgroupLayout::default(), mount),
+            "mounts[0]: no cgroup hierarchy is mounted on this host"
+        );
+        let legacy = CgroupLayout { v2: None, ..hybrid_host() };
         assert_eq!(
             refusal(legacy, json!({"type": "cgroup2"})),
             "mounts[0].type: this host has no cgroup v2 hierarchy"

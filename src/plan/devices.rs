@@ -2,45 +2,48 @@
 //!
 //! Runs outside. What a device's group lets through is `limits.rs`'s business, not this file's.
 
+use std::ffi::{CStr, CString};
+use std::path::Path;
+
 use anyhow::{Result, bail, ensure};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
 use super::mounts::{binds_dev, clean};
-use super::request::{Request, c_string};
+use super::request::{Request, c_path};
 use super::steps::Steps;
 use super::{Action, DeviceKind, Mount, MountWhat};
 
 /// Devices that the specification gives to every container: path, major, minor; all are for everybody.
-const DEFAULT: &[(&str, u32, u32)] = &[
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
+const DEFAULT: &[(&CStr, u32, u32)] = &[
+    (c"/dev/null", 1, 3),
+    (c"/dev/zero", 1, 5),
+    (c"/dev/full", 1, 7),
+    (c"/dev/random", 1, 8),
+    (c"/dev/urandom", 1, 9),
+    (c"/dev/tty", 5, 0),
 ];
 
 const EVERYBODY: u32 = 0o666;
 
 /// Links, and whether each makes room for itself.
-const LINKS: &[(&str, &str, bool)] = &[
+const LINKS: &[(&CStr, &CStr, bool)] = &[
     // The container's own devpts has the terminals' master, not the host's.
-    (PTMX, "pts/ptmx", true),
-    ("/dev/fd", "/proc/self/fd", false),
-    ("/dev/stdin", "/proc/self/fd/0", false),
-    ("/dev/stdout", "/proc/self/fd/1", false),
-    ("/dev/stderr", "/proc/self/fd/2", false),
-    ("/dev/core", "/proc/kcore", false),
+    (PTMX, c"pts/ptmx", true),
+    (c"/dev/fd", c"/proc/self/fd", false),
+    (c"/dev/stdin", c"/proc/self/fd/0", false),
+    (c"/dev/stdout", c"/proc/self/fd/1", false),
+    (c"/dev/stderr", c"/proc/self/fd/2", false),
+    (c"/dev/core", c"/proc/kcore", false),
 ];
 
-const PTMX: &str = "/dev/ptmx";
+const PTMX: &CStr = c"/dev/ptmx";
 
 /// The kernel's own limits for the two halves of a device number.
 const LARGEST_MAJOR: i64 = (1 << 12) - 1;
 const LARGEST_MINOR: i64 = (1 << 20) - 1;
 
 struct Device {
-    path: String,
+    path: CString,
     kind: DeviceKind,
     major: u32,
     minor: u32,
@@ -54,25 +57,25 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
     if binds_dev(request) {
         return Ok(());
     }
-    let overridden = |path: &str| configured.iter().any(|device| device.path == path);
+    let overridden = |path: &CStr| configured.iter().any(|device| device.path.as_c_str() == path);
     let mut devices: Vec<Device> =
         DEFAULT.iter().filter(|(path, ..)| !overridden(path)).map(|&default| standard(default)).collect();
     devices.extend(configured);
     for device in devices {
         // Engines list the host's for a privileged container; the link takes its place.
-        if device.path != PTMX {
-            add(&device, request.in_user_namespace(), steps)?;
+        if device.path.as_c_str() != PTMX {
+            add(device, request.in_user_namespace(), steps);
         }
     }
     for &(path, to, replace) in LINKS {
-        steps.birth(Action::Symlink { inside: c_string(path)?, to: c_string(to)?, replace });
+        steps.birth(Action::Symlink { inside: path.to_owned(), to: to.to_owned(), replace });
     }
     Ok(())
 }
 
-fn standard((path, major, minor): (&str, u32, u32)) -> Device {
+fn standard((path, major, minor): (&CStr, u32, u32)) -> Device {
     let kind = DeviceKind::Character;
-    Device { path: path.to_string(), kind, major, minor, mode: EVERYBODY, uid: 0, gid: 0 }
+    Device { path: path.to_owned(), kind, major, minor, mode: EVERYBODY, uid: 0, gid: 0 }
 }
 
 fn configured(request: &Request) -> Result<Vec<Device>> {
@@ -101,7 +104,7 @@ fn parse(device: &LinuxDevice, place: &str) -> Result<Device> {
         _ => bail!("{place}.{name}: {number} is not between 0 and {largest}"),
     };
     Ok(Device {
-        path,
+        path: c_path(Path::new(&path), &format!("{place}.path"))?,
         kind,
         major: number("major", device.major(), LARGEST_MAJOR)?,
         minor: number("minor", device.minor(), LARGEST_MINOR)?,
@@ -113,16 +116,14 @@ fn parse(device: &LinuxDevice, place: &str) -> Result<Device> {
 }
 
 /// A node; in a user namespace, where nobody can make one that works, the host's of the same path.
-fn add(device: &Device, bound: bool, steps: &mut Steps) -> Result<()> {
-    let inside = c_string(device.path.as_str())?;
-    let &Device { kind, major, minor, mode, uid, gid, .. } = device;
+fn add(device: Device, bound: bool, steps: &mut Steps) {
+    let Device { path: inside, kind, major, minor, mode, uid, gid } = device;
     if bound && kind != DeviceKind::Fifo {
         let slot = steps.tree(inside.clone(), false, true, None);
         steps.birth(Action::Mount(Box::new(Mount::new(inside, MountWhat::Tree { slot }))));
     } else {
         steps.birth(Action::Device { inside, kind, major, minor, mode, uid, gid });
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -131,11 +132,11 @@ mod tests {
 
     use super::super::facts::Authority;
     use super::super::testing::Given;
-    use super::super::{Open, Step};
+    use super::super::{Open, Step, When};
     use super::*;
 
     fn planned(given: &Given) -> Result<Steps> {
-        let mut steps = Steps::new(given.facts.authority, When::Birth);
+        let mut steps = Steps::new(given.facts.authority);
         plan(&given.request(), &mut steps)?;
         Ok(steps)
     }
@@ -236,7 +237,7 @@ mod tests {
 
     #[test]
     fn an_unprivileged_user_opens_the_hosts_nodes_inside() {
-        let steps = planned(&Given::new(json!({})).as_user(Authority::User)).unwrap();
+        let steps = planned(&Given::new(json!({})).run_by(Authority::User)).unwrap();
         assert!(steps.opened().is_empty());
         assert_eq!(steps.opened_inside().len(), DEFAULT.len());
     }

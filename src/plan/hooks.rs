@@ -2,11 +2,11 @@
 //!
 //! Runs outside. Owns the table of points, which `features` prints.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use oci_spec::runtime::Hooks;
+use oci_spec::runtime::{Hooks, Spec};
 use serde_json::Value;
 
 use super::request::{Request, c_path, c_string};
@@ -25,14 +25,9 @@ pub struct Point {
     listed: fn(&Hooks) -> &Option<Vec<oci_spec::runtime::Hook>>,
 }
 
+#[allow(deprecated, reason = "the specification still has prestart hooks run")]
 pub const POINTS: &[Point] = &[
-    Point {
-        point: HookPoint::Prestart,
-        name: "prestart",
-        status: "creating",
-        #[expect(deprecated, reason = "the specification still has prestart hooks run")]
-        listed: Hooks::prestart,
-    },
+    Point { point: HookPoint::Prestart, name: "prestart", status: "creating", listed: Hooks::prestart },
     Point {
         point: HookPoint::CreateRuntime,
         name: "createRuntime",
@@ -56,8 +51,18 @@ pub const POINTS: &[Point] = &[
 ];
 
 impl HookPoint {
-    pub fn row(self) -> &'static Point {
+    fn row(self) -> &'static Point {
         POINTS.iter().find(|row| row.point == self).expect("the table holds every point")
+    }
+
+    /// As the configuration calls it.
+    pub fn name(self) -> &'static str {
+        self.row().name
+    }
+
+    /// What the container is at this point.
+    pub fn status(self) -> &'static str {
+        self.row().status
     }
 }
 
@@ -74,17 +79,22 @@ pub fn plan_outside(request: &Request, steps: &mut Steps) -> Result<()> {
 pub fn plan_inside(request: &Request, point: HookPoint, steps: &mut Steps) -> Result<()> {
     let hooks = hooks(request, point)?;
     if !hooks.is_empty() {
-        let empty = HashMap::new();
-        let annotations = request.spec.annotations().as_ref().unwrap_or(&empty);
-        let state = state(request.id, request.bundle, annotations, point.row().status);
+        let annotations = request.spec.annotations().iter().flatten();
+        let sorted = annotations.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let state = state(request.id, request.bundle, &sorted, point.status());
         steps.birth(Action::Hooks { point, hooks, state });
     }
     Ok(())
 }
 
 fn hooks(request: &Request, point: HookPoint) -> Result<Vec<Hook>> {
+    of_point(request.spec, point)
+}
+
+/// The hooks of a configuration that run at a point.
+pub fn of_point(spec: &Spec, point: HookPoint) -> Result<Vec<Hook>> {
     let row = point.row();
-    let listed = request.spec.hooks().as_ref().and_then(|hooks| (row.listed)(hooks).as_deref());
+    let listed = spec.hooks().as_ref().and_then(|hooks| (row.listed)(hooks).as_deref());
     let listed = listed.unwrap_or_default().iter().enumerate();
     listed.map(|(index, hook)| parse(hook, &format!("hooks.{}[{index}]", row.name))).collect()
 }
@@ -110,16 +120,15 @@ fn parse(hook: &oci_spec::runtime::Hook, path: &str) -> Result<Hook> {
 
 /// A container's state as hooks read it, around the pid; the members stand in the order in which runc writes them,
 /// without spaces, because shell hooks look for text.
-pub fn state(id: &str, bundle: &Path, annotations: &HashMap<String, String>, status: &str) -> HookState {
+pub fn state(id: &str, bundle: &Path, annotations: &BTreeMap<String, String>, status: &str) -> HookState {
     let quoted = |text: &str| Value::from(text).to_string();
     let version = quoted(SPECIFICATION);
     let before_pid =
         format!("{{\"ociVersion\":{version},\"id\":{},\"status\":{},\"pid\":", quoted(id), quoted(status));
     let mut after_pid = format!(",\"bundle\":{}", quoted(&bundle.to_string_lossy()));
     if !annotations.is_empty() {
-        let sorted: BTreeMap<_, _> = annotations.iter().collect();
         let members: Vec<String> =
-            sorted.into_iter().map(|(name, value)| format!("{}:{}", quoted(name), quoted(value))).collect();
+            annotations.iter().map(|(name, value)| format!("{}:{}", quoted(name), quoted(value))).collect();
         after_pid.push_str(&format!(",\"annotations\":{{{}}}", members.join(",")));
     }
     after_pid.push('}');
@@ -142,7 +151,7 @@ mod tests {
     #[test]
     fn hooks_read_the_state_in_the_shape_that_runc_writes() {
         let annotations =
-            HashMap::from([("b".to_string(), "2".to_string()), ("a".to_string(), "\"/".to_string())]);
+            BTreeMap::from([("b".to_string(), "2".to_string()), ("a".to_string(), "\"/".to_string())]);
         let state = state("web", Path::new("/run/web"), &annotations, "creating").with_pid(42);
         assert_eq!(
             String::from_utf8(state).unwrap(),

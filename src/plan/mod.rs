@@ -9,6 +9,7 @@
 use std::ffi::CString;
 use std::path::PathBuf;
 
+use cgroup::CgroupLayout;
 use limits::Limits;
 use seccomp::Filter;
 
@@ -20,6 +21,7 @@ pub mod confinement;
 pub mod device_rules;
 pub mod devices;
 pub mod facts;
+pub mod features;
 pub mod filesystem;
 pub mod guest;
 pub mod hooks;
@@ -28,6 +30,7 @@ pub mod limits;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+pub mod print;
 pub mod process;
 pub mod request;
 pub mod rlimits;
@@ -38,6 +41,8 @@ pub mod steps;
 pub mod sysctl;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 /// An index into the table of descriptors that the parent opened before the first step, or that a step fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +62,13 @@ pub struct Plan {
     pub cgroup: Option<GroupPlan>,
     /// Known oddities that the specification says are not errors.
     pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Whether the root is mounted where everybody sees it, since the container has no mount namespace of its own.
+    pub fn mounts_on_host(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step.action, Action::Chroot))
+    }
 }
 
 /// What the parent does to the child from outside, while the child makes its namespaces.
@@ -81,6 +93,8 @@ pub struct Outside {
 /// A control group to be made, and its limits.
 #[derive(Debug)]
 pub struct GroupPlan {
+    /// The hierarchies of this host.
+    pub layout: CgroupLayout,
     /// Relative to the mount point of every hierarchy, without a leading slash.
     pub path: PathBuf,
     pub limits: Limits,
@@ -472,20 +486,6 @@ impl Namespace {
             Namespace::Pid => libc::CLONE_NEWPID,
             Namespace::Mount => libc::CLONE_NEWNS,
             Namespace::Time => libc::CLONE_NEWTIME,
-        }
-    }
-}
-
-impl HookPoint {
-    /// As the configuration calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            HookPoint::Prestart => "prestart",
-            HookPoint::CreateRuntime => "createRuntime",
-            HookPoint::CreateContainer => "createContainer",
-            HookPoint::StartContainer => "startContainer",
-            HookPoint::Poststart => "poststart",
-            HookPoint::Poststop => "poststop",
         }
     }
 }

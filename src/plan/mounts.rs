@@ -12,9 +12,9 @@ use super::facts::Authority;
 use super::filesystem::{self, Maps};
 use super::mount_options::{ExplicitMapping, IdMapOption, MountOptions};
 use super::namespaces::Place;
-use super::request::{Request, c_string};
+use super::request::{Request, c_path, c_string};
 use super::steps::Steps;
-use super::{Action, IdMap, IdMapping, Mount, MountWhat, Namespace, cgroup_mounts, idmap};
+use super::{Action, IdMap, IdMapping, Mount, MountWhat, Namespace, Parameter, cgroup_mounts, idmap};
 
 /// Files below /proc that something like lxcfs may cover. Whatever else is mounted there could make the
 /// container lie to its tools, or to us (CVE-2019-16884).
@@ -193,7 +193,7 @@ impl<'a> Planner<'a> {
         self.refuse_copy_up()?;
         let source = self.entry.source().as_deref().filter(|source| !source.as_os_str().is_empty());
         let source = source.with_context(|| format!("{}.source: missing", self.place))?;
-        let source = c_string(self.request.bundle.join(source).as_os_str().as_encoded_bytes())?;
+        let source = c_path(&self.request.bundle.join(source), &format!("{}.source", self.place))?;
         let follow = !self.options.source_no_follow && !self.options.copy_symlink;
         let idmap = self.idmap(steps)?;
         let slot = steps.tree(source, recursive, follow, idmap);
@@ -231,10 +231,7 @@ impl<'a> Planner<'a> {
     }
 
     fn filesystem_or_view(&self, kind: &str, steps: &mut Steps) -> Result<MountWhat> {
-        let source = self.entry.source().as_deref();
-        let maps = Maps { uids: &steps.outside.uid_map, gids: &steps.outside.gid_map };
-        let parameters =
-            filesystem::parameters(self.request, kind, source, &self.options, maps, &self.place)?;
+        let parameters = self.parameters(kind, steps)?;
         let kind_name = c_string(kind)?;
         let view = VIEWS.iter().find(|(shown, _, _)| *shown == kind);
         if let Some(&(_, namespace, host_path)) = view.filter(|_| self.request.in_user_namespace()) {
@@ -252,8 +249,15 @@ impl<'a> Planner<'a> {
         Ok(MountWhat::Filesystem { kind: kind_name, parameters })
     }
 
+    /// What a new filesystem of this kind is told for this mount.
+    pub fn parameters(&self, kind: &str, steps: &Steps) -> Result<Vec<Parameter>> {
+        let source = self.entry.source().as_deref();
+        let maps = Maps { uids: &steps.outside.uid_map, gids: &steps.outside.gid_map };
+        filesystem::parameters(self.request, kind, source, &self.options, maps, &self.place)
+    }
+
     pub fn inside(&self) -> Result<CString> {
-        c_string(self.destination.as_str())
+        c_path(Path::new(&self.destination), &format!("{}.destination", self.place))
     }
 
     pub fn add(&self, mount: Mount, steps: &mut Steps) {

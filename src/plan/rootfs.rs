@@ -2,13 +2,14 @@
 //!
 //! Runs outside. `steps.rs` says when each part comes.
 
+use std::ffi::CString;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 use super::mounts::clean;
 use super::namespaces::Place;
-use super::request::{Request, c_path, c_string};
+use super::request::{Request, c_path};
 use super::steps::Steps;
 use super::{Action, Namespace, mount_options};
 
@@ -53,16 +54,16 @@ pub fn plan_read_only(request: &Request, steps: &mut Steps) {
 /// Read-only paths, then masked ones: a mask may lie below a read-only path.
 pub fn plan_hidden_paths(request: &Request, steps: &mut Steps) -> Result<()> {
     let Some(linux) = request.linux() else { return Ok(()) };
-    for path in absolute_paths(request, linux.readonly_paths(), "linux.readonlyPaths")? {
-        steps.birth(Action::ReadOnlyPath { inside: c_string(path)? });
+    for inside in absolute_paths(request, linux.readonly_paths(), "linux.readonlyPaths")? {
+        steps.birth(Action::ReadOnlyPath { inside });
     }
-    for path in absolute_paths(request, linux.masked_paths(), "linux.maskedPaths")? {
-        steps.birth(Action::Mask { inside: c_string(path)? });
+    for inside in absolute_paths(request, linux.masked_paths(), "linux.maskedPaths")? {
+        steps.birth(Action::Mask { inside });
     }
     Ok(())
 }
 
-fn absolute_paths(request: &Request, paths: &Option<Vec<String>>, place: &str) -> Result<Vec<String>> {
+fn absolute_paths(request: &Request, paths: &Option<Vec<String>>, place: &str) -> Result<Vec<CString>> {
     let paths = paths.as_deref().unwrap_or_default();
     let own_mounts = request.place(Namespace::Mount) != Place::Inherited;
     ensure!(paths.is_empty() || own_mounts, "{place}: need a namespace of type mount");
@@ -71,7 +72,7 @@ fn absolute_paths(request: &Request, paths: &Option<Vec<String>>, place: &str) -
         .enumerate()
         .map(|(index, path)| {
             ensure!(path.starts_with('/'), "{place}[{index}]: {path:?} is not absolute");
-            Ok(clean(Path::new(path)))
+            c_path(Path::new(&clean(Path::new(path))), &format!("{place}[{index}]"))
         })
         .collect()
 }
@@ -100,30 +101,31 @@ fn assembly_propagation(configured: Option<u64>) -> u64 {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::Open;
     use super::super::facts::Authority;
     use super::super::testing::Given;
+    use super::super::{Open, Step, When};
     use super::*;
 
     type Planner = fn(&Request, &mut Steps) -> Result<()>;
 
     fn printed(config: Value, planner: Planner) -> Result<Vec<String>> {
         let given = Given::new(config);
-        let mut steps = Steps::new(Authority::Root, When::Birth);
+        let mut steps = Steps::new(Authority::Root);
         planner(&given.request(), &mut steps)?;
         Ok(steps.listed().iter().map(|step| format!("{:?}", step.action)).collect())
     }
 
     fn propagations(name: &str) -> (String, Vec<String>) {
-        let config = json!({"linux": {"rootfsPropagation": name}});
+        let namespaces = json!([{"type": "mount"}]);
+        let config = json!({"linux": {"namespaces": namespaces, "rootfsPropagation": name}});
         let root = printed(config.clone(), plan).unwrap().remove(0);
-        (root, printed(config, plan_propagation).unwrap())
+        (root, printed(config, plan_entry).unwrap())
     }
 
     #[test]
     fn the_root_is_a_recursive_tree_of_the_bundle_and_no_symbolic_link() {
         let given = Given::new(json!({}));
-        let mut steps = Steps::new(Authority::Root, When::Birth);
+        let mut steps = Steps::new(Authority::Root);
         plan(&given.request(), &mut steps).unwrap();
         let [(_, Open::Tree { source, recursive: true, follow: false, idmap: None })] = steps.opened() else {
             panic!("{:?}", steps.opened());
@@ -150,8 +152,25 @@ mod tests {
 
     #[test]
     fn the_configured_propagation_comes_last() {
-        assert_eq!(propagations("").1, [""; 0]);
-        assert_eq!(propagations("shared").1, [format!("RootPropagation {{ flags: {} }}", libc::MS_SHARED)]);
+        assert_eq!(propagations("").1, ["Pivot"]);
+        let shared = format!("RootPropagation {{ flags: {} }}", libc::MS_SHARED);
+        assert_eq!(propagations("shared").1, ["Pivot".to_string(), shared]);
+    }
+
+    #[test]
+    fn without_a_mount_namespace_nothing_of_the_hosts_changes() {
+        let config = json!({"linux": {"rootfsPropagation": "shared"}});
+        assert!(printed(config.clone(), plan).unwrap()[0].contains("propagation: 0"));
+        assert_eq!(printed(config, plan_entry).unwrap(), ["Chroot"]);
+    }
+
+    #[test]
+    fn a_root_that_cannot_be_pivoted_to_is_moved() {
+        let mut given = Given::new(json!({"linux": {"namespaces": [{"type": "mount"}]}}));
+        given.options.no_pivot = true;
+        let mut steps = Steps::new(Authority::Root, When::Birth);
+        plan_entry(&given.request(), &mut steps).unwrap();
+        assert!(matches!(steps.listed(), [Step { action: Action::MoveRoot, .. }]), "{:?}", steps.listed());
     }
 
     #[test]

@@ -65,12 +65,17 @@ pub fn send_with_fd(socket: BorrowedFd<'_>, payload: &[u8], fd: BorrowedFd<'_>) 
     .map(drop)
 }
 
-/// Receive one descriptor; the payload is read into `payload` and its length returned.
+/// Receive one descriptor that has been sent already; the payload is read into `payload` and its length returned.
+/// EAGAIN when nothing has been sent.
 pub fn receive_fd(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
     let mut space = nix::cmsg_space!([RawFd; 1]);
     let mut vector = [IoSliceMut::new(payload)];
-    let message =
-        socket::recvmsg::<()>(socket.as_raw_fd(), &mut vector, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let message = socket::recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut vector,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT,
+    )?;
     let fd = message.cmsgs()?.find_map(|control| match control {
         ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
         _ => None,

@@ -7,7 +7,9 @@ use nix::errno::Errno;
 
 use super::checked;
 
+// libc has these as 32 bits, of which they need 33 and 34.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Which side of a clone a process finds itself on.
 pub enum Side {
@@ -31,7 +33,7 @@ pub fn clone_process(flags: u64, birthplace: Option<BorrowedFd<'_>>) -> Result<S
         arguments.exit_signal = libc::SIGCHLD as u64;
     }
     if let Some(directory) = birthplace {
-        arguments.flags |= libc::CLONE_INTO_CGROUP as u64;
+        arguments.flags |= CLONE_INTO_CGROUP;
         arguments.cgroup = directory.as_raw_fd() as u64;
     }
     // SAFETY: without CLONE_VM and with no stack this returns twice like fork(2); the arguments are live.
@@ -286,8 +288,10 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Block no signal, as a new program expects.
-pub fn unblock_signals() -> Result<(), Errno> {
+/// Block no signal, and die of SIGPIPE, which Rust programs ignore: what a new program expects.
+pub fn restore_signals() -> Result<(), Errno> {
+    // SAFETY: SIG_DFL is a valid action for SIGPIPE.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let none = nix::sys::signal::SigSet::empty();
     nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&none), None)
 }

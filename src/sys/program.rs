@@ -12,7 +12,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Whence, lseek};
 
 use super::fd::{close_on_exec_from, duplicate_onto, write_once};
-use super::process::{Ended, Image, Side, Whom, clone_process, exit_now, signal, unblock_signals, wait};
+use super::process::{Ended, Image, Side, Whom, clone_process, exit_now, restore_signals, signal, wait};
 
 /// What to run, and for how long.
 pub struct Program<'a> {
@@ -75,7 +75,7 @@ fn become_program(program: &Program<'_>, image: &Image<'_>, input: BorrowedFd<'_
             duplicate_onto(output, 1)?;
             duplicate_onto(output, 2)?;
         }
-        unblock_signals()?;
+        restore_signals()?;
         close_on_exec_from(3)
     };
     match prepare() {

@@ -34,6 +34,9 @@ pub trait Cgroup {
     fn create(&mut self) -> Result<()>;
     /// Open the doors and the birthplace of a group that exists.
     fn admit(&mut self) -> Result<()>;
+    /// Whether processes may be in it: a v2 group that hands controllers down takes none (cgroups(7), "no internal
+    /// processes").
+    fn takes_processes(&self) -> Result<bool>;
     /// A directory a child can be born into, where the kernel offers it (v2).
     fn birthplace(&self) -> Option<BorrowedFd<'_>>;
     /// The files a child writes `0` to, to move itself (v1).

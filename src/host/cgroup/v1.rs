@@ -101,6 +101,10 @@ impl Cgroup for V1 {
         self.unified.as_mut().map_or(Ok(()), Cgroup::admit)
     }
 
+    fn takes_processes(&self) -> Result<bool> {
+        self.unified.as_ref().map_or(Ok(true), Cgroup::takes_processes)
+    }
+
     fn birthplace(&self) -> Option<BorrowedFd<'_>> {
         self.unified.as_ref()?.birthplace()
     }

@@ -127,6 +127,10 @@ impl Cgroup for V2 {
         Ok(())
     }
 
+    fn takes_processes(&self) -> Result<bool> {
+        Ok(self.group.read(CONTROL)?.trim().is_empty())
+    }
+
     fn birthplace(&self) -> Option<BorrowedFd<'_>> {
         self.birthplace.as_ref().map(AsFd::as_fd)
     }

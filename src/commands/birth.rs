@@ -1,0 +1,91 @@
+//! What `create` and `run` share: a container from its bundle to its start gate.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use anyhow::Result;
+
+use super::Context;
+use crate::cli::{self, CgroupManager, GlobalOptions};
+use crate::container::check_id;
+use crate::container::state::State;
+use crate::launch::{self, Born, Contact, sockets};
+use crate::plan::bundle::Bundle;
+use crate::plan::facts::Facts;
+use crate::plan::namespaces::Place;
+use crate::plan::request::{Cgroups, Console, Listen, Options};
+use crate::plan::{Namespace, Plan, steps};
+use crate::time;
+
+/// A container at its start gate. `terminal` is where a terminal's master goes when nobody else takes it.
+pub fn give_birth(
+    context: &Context<'_>,
+    options: &cli::Birth,
+    id: &str,
+    console: Console,
+    terminal: Option<OwnedFd>,
+) -> Result<Born> {
+    check_id(id)?;
+    let facts = Facts::gather()?;
+    let bundle = Bundle::read(&options.bundle, &options.config)?;
+    let options_of_plan = Options {
+        no_pivot: options.no_pivot,
+        no_new_keyring: options.no_new_keyring,
+        preserve_fds: options.preserve_fds,
+        listen: listen_fds(),
+        cgroups: cgroups(context.global),
+        console: console.clone(),
+    };
+    let request = bundle.request(id, &facts, &options_of_plan);
+    let plan = steps::birth(&request)?;
+    plan.warnings.iter().for_each(|warning| context.log.warn(warning));
+    let state = state_of(&bundle, &plan, id, facts.euid, request.place(Namespace::Pid) == Place::New);
+    let contact = Contact {
+        pid_file: options.pid_file.clone(),
+        pidfd_socket: options.pidfd_socket.clone(),
+        console: match console {
+            Console::Socket(path) => Some(sockets::connect_console(&path)?),
+            Console::Foreground | Console::None => terminal,
+        },
+    };
+    launch::birth(&context.store, &plan, state, &bundle.text, contact)
+}
+
+fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespace: bool) -> State {
+    let annotations = bundle.spec.annotations().iter().flatten();
+    let root = bundle.spec.root().as_ref().map(|root| bundle.directory.join(root.path()));
+    let rootfs = root.unwrap_or_default();
+    State {
+        id: id.to_string(),
+        oci_version: bundle.spec.version().clone(),
+        bundle: bundle.directory.clone(),
+        host_mount: plan.mounts_on_host().then(|| rootfs.clone()),
+        rootfs,
+        created: time::now(),
+        annotations: annotations
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect::<BTreeMap<_, _>>(),
+        owner,
+        own_pid_namespace,
+        poststart: !plan.outside.poststart.is_empty(),
+        poststop: !plan.outside.poststop.is_empty(),
+        init: None,
+        cgroup: None,
+    }
+}
+
+/// What the option and the service manager ask of the control groups.
+pub fn cgroups(global: &GlobalOptions) -> Cgroups {
+    match global.cgroup_manager() {
+        None | Some(CgroupManager::Cgroupfs) => Cgroups::Files,
+        Some(CgroupManager::Systemd) => Cgroups::Systemd,
+        Some(CgroupManager::Disabled) => Cgroups::Disabled,
+    }
+}
+
+/// Sockets that a service manager hands to us for the container (sd_listen_fds(3)). `LISTEN_PID` names us at most:
+/// engines leave it out or set it to a process of theirs.
+pub fn listen_fds() -> Option<Listen> {
+    let fds = std::env::var("LISTEN_FDS").ok()?.parse().ok().filter(|count| *count > 0)?;
+    Some(Listen { fds, names: std::env::var("LISTEN_FDNAMES").ok() })
+}

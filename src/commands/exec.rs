@@ -1,0 +1,201 @@
+//! `exec`: one more process in a container.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::unistd::Pid;
+use oci_spec::runtime::Process;
+
+use super::Context;
+use crate::cli::{self, SubCgroup};
+use crate::container::state::State;
+use crate::container::{Status, check_id, read_config};
+use crate::host::cgroup::{self, Cgroup};
+use crate::launch::foreground::{Foreground, receive_terminal};
+use crate::launch::{self, Contact, sockets};
+use crate::plan::cgroup::Location;
+use crate::plan::facts::Facts;
+use crate::plan::guest::{self, Wishes};
+use crate::plan::request::{Console, Options, Request};
+use crate::plan::{Plan, bundle, steps};
+use crate::sys::process::set_child_subreaper;
+
+/// The result is the process's exit status, as a shell would report it.
+pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
+    check_id(&options.id)?;
+    let state = context.store.look(&options.id)?;
+    let room = context.store.path(&options.id);
+    match state.status(&room)? {
+        Status::Created | Status::Running => {}
+        Status::Paused if options.ignore_paused => {}
+        Status::Paused => bail!("cannot exec in a paused container (use --ignore-paused to override)"),
+        Status::Stopped => bail!("cannot exec in a stopped container"),
+        Status::Creating => bail!("cannot exec in a container that is still being created"),
+    }
+    let init = state.init.context("the container has no init")?.pid;
+    let console = match &options.console_socket {
+        Some(path) => Console::Socket(path.clone()),
+        None if options.detach => Console::None,
+        None => Console::Foreground,
+    };
+    let plan = plan(context, options, &state, &room, init, &console)?;
+    if options.detach {
+        let contact = contact(options, &console, None)?;
+        launch_in_group(&plan, &state, options, init, contact)?;
+        return Ok(0);
+    }
+    set_child_subreaper().context("become a subreaper")?;
+    let foreground = Foreground::prepare()?;
+    let (ours, theirs) = sockets::console_pair()?;
+    let contact = contact(options, &console, Some(theirs))?;
+    let born = launch_in_group(&plan, &state, options, init, contact)?;
+    let terminal = receive_terminal(ours.as_fd())?;
+    Ok(foreground.attend(&born.child, terminal)?.status() as u8)
+}
+
+fn contact(
+    options: &cli::Exec,
+    console: &Console,
+    terminal: Option<std::os::fd::OwnedFd>,
+) -> Result<Contact> {
+    Ok(Contact {
+        pid_file: options.pid_file.clone(),
+        pidfd_socket: options.pidfd_socket.clone(),
+        console: match console {
+            Console::Socket(path) => Some(sockets::connect_console(path)?),
+            Console::Foreground | Console::None => terminal,
+        },
+    })
+}
+
+fn plan(
+    context: &Context<'_>,
+    options: &cli::Exec,
+    state: &State,
+    room: &Path,
+    init: i32,
+    console: &Console,
+) -> Result<Plan> {
+    let facts = Facts::gather()?;
+    let (spec, _) = bundle::parse(&read_config(room)?).context("config.json")?;
+    let (process, warnings) = process(options, spec.process().as_ref())?;
+    let options_of_plan =
+        Options { preserve_fds: options.preserve_fds, console: console.clone(), ..Options::default() };
+    let request = Request {
+        id: &state.id,
+        bundle: &state.bundle,
+        spec: &spec,
+        warnings: &warnings,
+        facts: &facts,
+        options: &options_of_plan,
+    };
+    let plan = steps::guest(&request, &process, init)?;
+    plan.warnings.iter().for_each(|warning| context.log.warn(warning));
+    Ok(plan)
+}
+
+/// From a file, or the container's own process changed by options.
+fn process(options: &cli::Exec, container: Option<&Process>) -> Result<(Process, Vec<String>)> {
+    if let Some(path) = &options.process {
+        let text = std::fs::read(path).with_context(|| format!("read {path:?}"))?;
+        return bundle::parse_process(&text).with_context(|| path.display().to_string());
+    }
+    let container =
+        container.context("the container's configuration has no process to go by: use --process")?;
+    let wishes = Wishes {
+        arguments: options.args.clone(),
+        environment: options.env.clone(),
+        cwd: options.cwd.as_ref().map(PathBuf::from),
+        user: options.user.map(|user| (user.uid, user.gid)),
+        additional_gids: options.additional_gids.clone(),
+        capabilities: options.cap.clone(),
+        apparmor_profile: options.apparmor.clone(),
+        selinux_label: options.process_label.clone(),
+        terminal: options.tty,
+        no_new_privileges: options.no_new_privs,
+    };
+    Ok((guest::process(container, &wishes)?, Vec::new()))
+}
+
+/// In the container's group; where that takes no processes, since a systemd inside has moved them down, in init's.
+fn launch_in_group(
+    plan: &Plan,
+    state: &State,
+    options: &cli::Exec,
+    init: i32,
+    contact: Contact,
+) -> Result<launch::Born> {
+    let Some(own) = &state.cgroup else {
+        ensure!(options.cgroup.is_empty(), "--cgroup: the container has no cgroup of its own");
+        return launch::guest(plan, state, None, contact);
+    };
+    if !options.cgroup.is_empty() {
+        let group = open(&below(own, &options.cgroup)?)?;
+        return launch::guest(plan, state, Some(&*group), contact);
+    }
+    let group = open(own)?;
+    if group.takes_processes()? {
+        return launch::guest(plan, state, Some(&*group), contact);
+    }
+    let group = open(&cgroup::of_pid(own, Pid::from_raw(init))?)?;
+    launch::guest(plan, state, Some(&*group), contact)
+}
+
+fn open(location: &Location) -> Result<Box<dyn Cgroup>> {
+    let mut group = cgroup::reopen(location)?;
+    group.admit()?;
+    Ok(group)
+}
+
+/// The sub-groups that `--cgroup` names, of all hierarchies or of those with the named controllers.
+fn below(own: &Location, wishes: &[SubCgroup]) -> Result<Location> {
+    let mut location = own.clone();
+    let mut named: HashMap<&str, &str> = HashMap::new();
+    for wish in wishes {
+        ensure!(
+            wishes.len() == 1 || !wish.controllers.is_empty(),
+            "--cgroup: given more than once, each needs controllers"
+        );
+        let inside = sub_path(&wish.path)?;
+        for controller in &wish.controllers {
+            let before = named.insert(controller, &wish.path);
+            ensure!(before.is_none(), "--cgroup: controller {controller:?} is named twice");
+        }
+        let wanted = |controllers: &[String]| {
+            wish.controllers.is_empty()
+                || wish.controllers.iter().any(|name| {
+                    controllers.iter().any(|own| own == name || own.strip_prefix("name=") == Some(name))
+                })
+        };
+        let mut found = false;
+        for place in &mut location.v1 {
+            if wanted(&place.hierarchy.controllers) {
+                place.path.push(&inside);
+                found = true;
+            }
+        }
+        if let Some(place) = &mut location.v2
+            && (wish.controllers.is_empty() || wish.controllers.iter().any(|name| name.is_empty()))
+        {
+            place.path.push(&inside);
+            found = true;
+        }
+        ensure!(found, "--cgroup: no mounted hierarchy has controller {:?}", wish.controllers.join(","));
+    }
+    Ok(location)
+}
+
+/// A path that stays below the container's group.
+fn sub_path(path: &str) -> Result<PathBuf> {
+    let mut inside = PathBuf::new();
+    for component in Path::new(path).components() {
+        match component {
+            Component::Normal(name) => inside.push(name),
+            Component::RootDir | Component::CurDir => {}
+            _ => bail!("--cgroup: {path:?} leaves the container's cgroup with a \"..\""),
+        }
+    }
+    Ok(inside)
+}

@@ -1,0 +1,27 @@
+//! `plan`: what `create` would do, step by step. Needs no rights and changes nothing.
+
+use anyhow::Result;
+
+use super::{Context, birth, print};
+use crate::cli::{self, TextFormat};
+use crate::container::check_id;
+use crate::plan::bundle::Bundle;
+use crate::plan::facts::Facts;
+use crate::plan::request::{Console, Options};
+use crate::plan::steps;
+
+pub fn plan(context: &Context<'_>, options: &cli::Plan) -> Result<()> {
+    check_id(&options.id)?;
+    let facts = Facts::gather()?;
+    let bundle = Bundle::read(&options.bundle, &options.config)?;
+    let options_of_plan = Options {
+        cgroups: birth::cgroups(context.global),
+        console: Console::Foreground,
+        ..Options::default()
+    };
+    let plan = steps::birth(&bundle.request(&options.id, &facts, &options_of_plan))?;
+    match options.format {
+        TextFormat::Text => print(&format!("{plan:#?}")),
+        TextFormat::Json => print(&format!("{plan:#?}")),
+    }
+}

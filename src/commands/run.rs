@@ -1,0 +1,45 @@
+//! `run`: create and start, then stay until the container ends, unless detached.
+
+use std::os::fd::AsFd;
+
+use anyhow::{Context as _, Result};
+
+use super::{Context, birth, delete, start};
+use crate::cli;
+use crate::container::Container;
+use crate::launch::foreground::{Foreground, receive_terminal};
+use crate::launch::sockets;
+use crate::plan::request::Console;
+use crate::sys::process::set_child_subreaper;
+
+/// The result is the container's exit status, as a shell would report it.
+pub fn run(context: &Context<'_>, options: &cli::Run) -> Result<u8> {
+    if options.detach {
+        let console = options.birth.console_socket.clone().map_or(Console::None, Console::Socket);
+        birth::give_birth(context, &options.birth, &options.id, console, None)?;
+        return start_or_delete(context, &options.id).map(|()| 0);
+    }
+    if !options.birth.no_subreaper {
+        set_child_subreaper().context("become a subreaper")?;
+    }
+    let foreground = Foreground::prepare()?;
+    let (ours, theirs) = sockets::console_pair()?;
+    let console = options.birth.console_socket.clone().map_or(Console::Foreground, Console::Socket);
+    let born = birth::give_birth(context, &options.birth, &options.id, console, Some(theirs))?;
+    let terminal = receive_terminal(ours.as_fd())?;
+    start_or_delete(context, &options.id)?;
+    let ended = foreground.attend(&born.child, terminal);
+    if !options.keep {
+        delete::delete_stopped(context, &options.id)?;
+    }
+    Ok(ended?.status() as u8)
+}
+
+/// A container that could not be started is nobody's.
+fn start_or_delete(context: &Context<'_>, id: &str) -> Result<()> {
+    start::open(Container::enter(&context.store, id)?, context.log).inspect_err(|_| {
+        if let Err(also) = delete::force(context, id) {
+            context.log.warn(&format!("delete {id}: {also:#}"));
+        }
+    })
+}
