@@ -132,7 +132,7 @@ mod tests {
 
     use super::super::facts::Authority;
     use super::super::testing::Given;
-    use super::super::{Open, Step, When};
+    use super::super::{Open, Step};
     use super::*;
 
     fn planned(given: &Given) -> Result<Steps> {

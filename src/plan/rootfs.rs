@@ -103,7 +103,7 @@ mod tests {
 
     use super::super::facts::Authority;
     use super::super::testing::Given;
-    use super::super::{Open, Step, When};
+    use super::super::{Open, Step};
     use super::*;
 
     type Planner = fn(&Request, &mut Steps) -> Result<()>;
@@ -168,7 +168,7 @@ mod tests {
     fn a_root_that_cannot_be_pivoted_to_is_moved() {
         let mut given = Given::new(json!({"linux": {"namespaces": [{"type": "mount"}]}}));
         given.options.no_pivot = true;
-        let mut steps = Steps::new(Authority::Root, When::Birth);
+        let mut steps = Steps::new(Authority::Root);
         plan_entry(&given.request(), &mut steps).unwrap();
         assert!(matches!(steps.listed(), [Step { action: Action::MoveRoot, .. }]), "{:?}", steps.listed());
     }

@@ -1,13 +1,13 @@
 use serde_json::{Value, json};
 
 use super::super::testing::Given;
-use super::super::{Open, Slot, When};
+use super::super::{Open, Slot};
 use super::*;
 
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
 fn planned_by(given: &Given) -> Result<Steps> {
-    let mut steps = Steps::new(given.facts.authority, When::Birth);
+    let mut steps = Steps::new(given.facts.authority);
     plan(&given.request(), None, &mut steps)?;
     Ok(steps)
 }
@@ -269,7 +269,7 @@ fn an_unprivileged_user_opens_sources_inside() {
 
 fn idmapped(mount: Value, map: &[IdMapping]) -> Result<Option<IdMap>> {
     let given = Given::new(json!({"mounts": [mount]}));
-    let mut steps = Steps::new(Authority::Root, When::Birth);
+    let mut steps = Steps::new(Authority::Root);
     steps.outside.uid_map = map.to_vec();
     steps.outside.gid_map = map.to_vec();
     plan(&given.request(), None, &mut steps)?;
