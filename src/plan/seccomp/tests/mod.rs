@@ -3,6 +3,8 @@
 //! `words` takes the tables row by row, `merging` and `frame` the program's two halves, `profiles` what
 //! engines send, `live` the kernel itself, `differential` libseccomp.
 
+#![allow(clippy::disallowed_methods, reason = "the kernel and libseccomp are asked")]
+
 mod differential;
 mod errors;
 mod frame;
