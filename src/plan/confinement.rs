@@ -88,3 +88,78 @@ pub fn filter(
     let early = !process.no_new_privileges().unwrap_or(false);
     Ok(Some((Box::new(filter), early)))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plan::bundle::parse_process;
+    use crate::plan::testing::Given;
+
+    fn process(members: Value) -> Process {
+        let mut whole = json!({"cwd": "/", "args": ["true"]});
+        members.as_object().unwrap().iter().for_each(|(name, member)| whole[name] = member.clone());
+        parse_process(whole.to_string().as_bytes()).unwrap().0
+    }
+
+    fn intents(given: &Given, planner: impl Fn(&Request, &mut Steps) -> Result<()>) -> Result<Vec<String>> {
+        let mut steps = Steps::new(given.facts.authority);
+        planner(&given.request(), &mut steps)?;
+        Ok(steps.finish().steps.iter().map(|step| step.action.intent()).collect())
+    }
+
+    #[test]
+    fn labels_are_written_where_execve_looks_for_them() {
+        let mut given = Given::new(json!({}));
+        given.facts.selinux = true;
+        let process = process(json!({"apparmorProfile": "web", "selinuxLabel": "u:r:t:s0"}));
+        assert_eq!(
+            intents(&given, |request, steps| plan_labels(request, &process, steps)).unwrap(),
+            ["write \"exec web\" to attr/apparmor/exec", "write u:r:t:s0 to attr/exec"]
+        );
+        assert_eq!(
+            intents(&given, |request, steps| plan_keyring(request, &process, steps)).unwrap(),
+            ["write u:r:t:s0 to attr/keycreate", "join session keyring _ses.web"]
+        );
+    }
+
+    #[test]
+    fn a_profile_is_never_left_out_because_its_module_is_missing() {
+        let mut given = Given::new(json!({}));
+        given.facts.apparmor = false;
+        let profiled = process(json!({"apparmorProfile": "web"}));
+        let refused = intents(&given, |request, steps| plan_labels(request, &profiled, steps)).unwrap_err();
+        assert!(refused.to_string().contains("AppArmor is not enabled"), "{refused}");
+        let empty = process(json!({"apparmorProfile": ""}));
+        assert_eq!(intents(&given, |request, steps| plan_labels(request, &empty, steps)).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn the_callers_keyring_stays_when_asked_to() {
+        let mut given = Given::new(json!({}));
+        given.options.no_new_keyring = true;
+        let planned = intents(&given, |request, steps| plan_keyring(request, &process(json!({})), steps));
+        assert_eq!(planned.unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn a_filter_is_early_unless_no_privileges_can_be_gained() {
+        let given = Given::new(json!({"linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}}));
+        let early = |members: Value| {
+            let mut steps = Steps::new(given.facts.authority);
+            filter(&given.request(), &process(members), &mut steps).unwrap().unwrap().1
+        };
+        assert!(early(json!({})));
+        assert!(!early(json!({"noNewPrivileges": true})));
+    }
+
+    #[test]
+    fn a_domain_is_what_personality_2_calls_it() {
+        let given = Given::new(json!({"linux": {"personality": {"domain": "LINUX32"}}}));
+        let mut steps = Steps::new(given.facts.authority);
+        plan_personality(&given.request(), &mut steps).unwrap();
+        let plan = steps.finish();
+        assert!(matches!(plan.steps[0].action, Action::Personality { value: 8 }), "{plan:?}");
+    }
+}

@@ -362,3 +362,32 @@ fn kept(plan: &Plan, wanted: Slot) -> Option<&Mount> {
         _ => None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::facts::Authority;
+    use crate::plan::steps::Steps;
+
+    #[test]
+    fn text_that_would_be_misread_is_quoted() {
+        assert_eq!(show(c"/bin/sh"), "/bin/sh");
+        assert_eq!(show(c"echo hi"), "\"echo hi\"");
+        assert_eq!(show(c""), "\"\"");
+        assert_eq!(show(c"a\x1b[31m\n"), "\"a\\u{1b}[31m\\n\"");
+    }
+
+    #[test]
+    fn an_environment_is_counted_and_not_shown() {
+        let mut steps = Steps::new(Authority::Root);
+        let arguments = vec![c"env".to_owned()];
+        steps.every(Action::Exec { arguments, environment: vec![c"TOKEN=secret".to_owned()] });
+        let plan = steps.finish();
+        assert_eq!(text(&plan), "enter   plain\n  1 every  exec env  [argv 1, env 1]\n");
+        let step = &json(&plan)["steps"][0];
+        assert_eq!(
+            *step,
+            json!({"step": 1, "when": "every", "intent": "exec env", "detail": "argv 1, env 1"})
+        );
+    }
+}

@@ -200,3 +200,83 @@ fn units(list: &str) -> Result<Vec<usize>> {
     }
     Ok(units)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plan::bundle::parse_process;
+    use crate::plan::testing::Given;
+
+    fn planned(process: Value, linux: Value) -> Result<Vec<Action>> {
+        let mut whole = json!({"cwd": "/", "args": ["true"]});
+        process.as_object().unwrap().iter().for_each(|(name, member)| whole[name] = member.clone());
+        let (process, _) = parse_process(whole.to_string().as_bytes()).unwrap();
+        let given = Given::new(json!({"linux": linux}));
+        let mut steps = Steps::new(given.facts.authority);
+        plan(&given.request(), &process, &mut steps)?;
+        Ok(steps.finish().steps.into_iter().map(|step| step.action).collect())
+    }
+
+    #[test]
+    fn a_scheduler_is_what_the_kernel_calls_it() {
+        let scheduler = json!({
+            "policy": "SCHED_DEADLINE", "flags": ["SCHED_FLAG_RESET_ON_FORK", "SCHED_FLAG_RECLAIM"],
+            "runtime": 10, "deadline": 20, "period": 30,
+        });
+        let actions = planned(json!({"scheduler": scheduler}), json!({})).unwrap();
+        let Action::Scheduler(attributes) = actions[0] else { panic!("{actions:?}") };
+        let expected = SchedulerAttributes {
+            policy: 6,
+            flags: 3,
+            runtime: 10,
+            deadline: 20,
+            period: 30,
+            ..Default::default()
+        };
+        assert_eq!(attributes, expected);
+    }
+
+    #[test]
+    fn an_io_priority_is_a_class_and_a_level_in_one_number() {
+        let priority = json!({"class": "IOPRIO_CLASS_IDLE", "priority": 7});
+        let actions = planned(json!({"ioPriority": priority}), json!({})).unwrap();
+        assert!(matches!(actions[0], Action::IoPriority { value } if value == (3 << 13 | 7)), "{actions:?}");
+    }
+
+    #[test]
+    fn a_memory_policy_is_a_mode_with_its_flags_and_a_mask_of_nodes() {
+        let policy = json!({"mode": "MPOL_INTERLEAVE", "nodes": "0-1,64", "flags": ["MPOL_F_STATIC_NODES"]});
+        let actions = planned(json!({}), json!({"memoryPolicy": policy})).unwrap();
+        let Action::MemoryPolicy { mode, nodes } = &actions[0] else { panic!("{actions:?}") };
+        assert_eq!((*mode, nodes.as_slice()), (3 | STATIC_NODES, [0b11, 0b1].as_slice()));
+    }
+
+    #[test]
+    fn flags_that_exclude_each_other_and_modes_from_the_future_are_refused() {
+        let flags = json!(["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]);
+        let both = json!({"mode": "MPOL_BIND", "nodes": "0", "flags": flags});
+        let refused = planned(json!({}), json!({"memoryPolicy": both})).unwrap_err();
+        assert!(refused.to_string().contains("exclude each other"), "{refused}");
+
+        let policy = json!({"mode": "MPOL_WEIGHTED_INTERLEAVE", "nodes": "0"});
+        let mut given = Given::new(json!({"linux": {"memoryPolicy": policy}}));
+        given.facts.kernel = (6, 8);
+        let policy = given.request().linux().unwrap().memory_policy().as_ref().unwrap();
+        let refused = memory_policy(&given.request(), policy).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "linux.memoryPolicy.mode: MPOL_WEIGHTED_INTERLEAVE needs Linux 6.9 or later"
+        );
+    }
+
+    #[test]
+    fn a_list_of_cpus_is_a_mask_of_bytes() {
+        let Action::Affinity { mask } = affinity("0-2, 9").unwrap() else { panic!() };
+        assert_eq!(mask, [0b111, 0b10]);
+        for wrong in ["", "a", "1-", "9-1", "99999"] {
+            affinity(wrong).unwrap_err();
+        }
+    }
+}

@@ -86,7 +86,40 @@ fn check(request: &Request, key: &str, path: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::path;
+    use serde_json::json;
+
+    use super::*;
+    use crate::plan::testing::Given;
+
+    #[test]
+    fn parameters_of_own_namespaces_are_set_in_the_order_of_their_names() {
+        let given = Given::new(json!({"linux": {
+            "namespaces": [{"type": "ipc"}, {"type": "network", "path": "/run/netns/a"}, {"type": "uts"}],
+            "sysctl": {"net.core.somaxconn": "1", "kernel.shmmax": "2", "fs.mqueue.msg_max": "3",
+                "kernel.domainname": "d"},
+        }}));
+        let mut steps = Steps::new(given.facts.authority);
+        plan(&given.request(), &mut steps).unwrap();
+        let intents: Vec<String> = steps.finish().steps.iter().map(|step| step.action.intent()).collect();
+        assert_eq!(
+            intents,
+            [
+                "set sysctl fs/mqueue/msg_max to 3",
+                "set sysctl kernel/domainname to d",
+                "set sysctl kernel/shmmax to 2",
+                "set sysctl net/core/somaxconn to 1"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_domain_name_is_given_in_one_place() {
+        let given = Given::new(json!({"domainname": "a", "linux": {
+            "namespaces": [{"type": "uts"}], "sysctl": {"kernel.domainname": "b"},
+        }}));
+        let refused = plan(&given.request(), &mut Steps::new(given.facts.authority)).unwrap_err();
+        assert!(refused.to_string().ends_with("say the same thing"), "{refused}");
+    }
 
     #[test]
     fn the_first_separator_decides_what_the_other_means() {
