@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::facts::Facts;
-use super::request::{Options, Request};
+use super::request::{Options, Request, root_path};
 use super::{capabilities, sysctl};
 
 /// A bundle as its author wrote it.
@@ -51,7 +51,7 @@ impl Bundle {
     fn check_root(&self) -> Result<()> {
         let root = self.spec.root().as_ref().context("root: missing")?;
         ensure!(!root.path().as_os_str().is_empty(), "root.path: missing");
-        let path = self.directory.join(root.path());
+        let path = root_path(&self.directory, root);
         let shown = path.display();
         match fs::symlink_metadata(&path) {
             Ok(found) if found.is_symlink() => {
@@ -362,6 +362,9 @@ mod tests {
         assert!(format!("{:#}", read().unwrap_err()).ends_with("rootfs does not exist"));
         std::os::unix::fs::symlink("/", &root).unwrap();
         assert!(format!("{:#}", read().unwrap_err()).contains("is a symbolic link"));
+        fs::write(directory.path().join("config.json"), config.replace("rootfs", "rootfs/")).unwrap();
+        assert!(format!("{:#}", read().unwrap_err()).contains("is a symbolic link"));
+        fs::write(directory.path().join("config.json"), config).unwrap();
         fs::remove_file(&root).unwrap();
         fs::write(&root, "").unwrap();
         assert!(format!("{:#}", read().unwrap_err()).ends_with("is not a directory"));

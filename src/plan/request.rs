@@ -6,7 +6,7 @@ use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use oci_spec::runtime::{Linux, Spec};
+use oci_spec::runtime::{Linux, Root, Spec};
 
 use super::facts::Facts;
 
@@ -70,6 +70,11 @@ impl<'a> Request<'a> {
     pub fn linux(&self) -> Option<&'a Linux> {
         self.spec.linux().as_ref()
     }
+}
+
+/// Where the root filesystem is; a trailing slash would follow a symbolic link (path_resolution(7)).
+pub fn root_path(bundle: &Path, root: &Root) -> PathBuf {
+    bundle.join(root.path()).components().collect()
 }
 
 /// A string for the kernel. `bundle.rs` refuses NUL bytes in the configuration; this is for the rest.

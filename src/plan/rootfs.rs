@@ -20,7 +20,7 @@ const UNCHANGED: u64 = 0;
 pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
     let root = request.spec.root().as_ref().context("root: missing")?;
     ensure!(!root.path().as_os_str().is_empty(), "root.path: missing");
-    let path = c_path(&request.bundle.join(root.path()), "root.path")?;
+    let path = c_path(&root_path(request.bundle, root), "root.path")?;
     let propagation = match (request.place(Namespace::Mount), configured_propagation(request)?) {
         (Place::Inherited, _) => UNCHANGED,
         (_, configured) => assembly_propagation(configured),
