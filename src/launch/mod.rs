@@ -42,13 +42,7 @@ pub struct Born {
 }
 
 /// Make a container, up to its start gate. On an error nothing is left of it.
-pub fn birth(
-    store: &Store,
-    plan: &Plan,
-    state: State,
-    config: &[u8],
-    contact: Contact,
-) -> Result<Born> {
+pub fn birth(store: &Store, plan: &Plan, state: State, config: &[u8], contact: Contact) -> Result<Born> {
     let mut attempt = Attempt::default();
     match try_birth(store, plan, state, config, contact, &mut attempt) {
         Ok(()) => Ok(Born { child: attempt.child.take().context("a birth without a child")? }),

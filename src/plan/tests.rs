@@ -39,8 +39,7 @@ fn directory() -> PathBuf {
 
 fn unified_host(authority: Authority) -> Facts {
     let controllers = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma"].map(String::from);
-    let v2 =
-        Hierarchy { controllers: controllers.into(), directory: PathBuf::new() };
+    let v2 = Hierarchy { controllers: controllers.into(), directory: PathBuf::new() };
     let cgroup = CgroupLayout { root: "/sys/fs/cgroup".into(), v1: Vec::new(), v2: Some(v2) };
     Facts { cgroup, ..host(authority) }
 }
