@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
 use super::opening::Slots;
-use crate::plan::Enter;
+use crate::plan::{Enter, Namespace};
 use crate::sys::process::{Side, Whom, clone_process, exit_now, is_single_threaded, open_pidfd, wait};
 use crate::wire::{self, Note, Report};
 
@@ -31,28 +31,62 @@ pub fn spawn(
         is_single_threaded().context("count our threads")?,
         "corten has threads, so it cannot clone safely"
     );
-    let own_pid_namespace = match enter.pid {
-        Some(slot) => Some(lead_children_into(slots.get(slot)?)?),
+    let user_namespace = match enter.stand_in {
+        Some(slot) => Some(slots.get(slot)?.try_clone_to_owned().context("copy a descriptor")?),
         None => None,
     };
-    let child = match enter.stand_in {
-        None => clone_child(enter.clone, birthplace, || inside(slots)),
-        Some(slot) => {
-            let user_namespace = slots.get(slot)?.try_clone_to_owned().context("copy a descriptor")?;
-            clone_by_stand_in(enter.clone, user_namespace.as_fd(), birthplace, || inside(slots))
-        }
+    let pid_namespace = match enter.pid {
+        Some(slot) => Some(slots.get(slot)?.try_clone_to_owned().context("copy a descriptor")?),
+        None => None,
     };
-    if let Some(own) = own_pid_namespace {
-        setns(&own, CloneFlags::CLONE_NEWPID).context("return to our own pid namespace")?;
+    let mut away = Away::default();
+    for (kind, slot) in &enter.ahead {
+        away.enter(*kind, slots.get(*slot)?)?;
     }
+    let child = match (user_namespace, pid_namespace) {
+        (Some(user), pid) => {
+            clone_by_stand_in(enter.clone, user.as_fd(), pid.as_ref(), birthplace, || inside(slots))
+        }
+        (None, Some(pid)) => {
+            away.enter(Namespace::Pid, pid.as_fd())?;
+            clone_child(enter.clone, birthplace, || inside(slots))
+        }
+        (None, None) => clone_child(enter.clone, birthplace, || inside(slots)),
+    };
+    away.return_home()?;
     child
 }
 
-/// From now on our children are born in another pid namespace; the result is the way back.
-fn lead_children_into(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let own: OwnedFd = std::fs::File::open("/proc/self/ns/pid").context("open our pid namespace")?.into();
-    setns(namespace, CloneFlags::CLONE_NEWPID).context("join the pid namespace")?;
-    Ok(own)
+/// Namespaces that we have entered for the sake of a child, and the ways back.
+#[derive(Default)]
+struct Away(Vec<(Namespace, OwnedFd)>);
+
+impl Away {
+    fn enter(&mut self, kind: Namespace, namespace: BorrowedFd<'_>) -> Result<()> {
+        let path = match kind {
+            Namespace::User => "/proc/self/ns/user",
+            Namespace::Cgroup => "/proc/self/ns/cgroup",
+            Namespace::Ipc => "/proc/self/ns/ipc",
+            Namespace::Uts => "/proc/self/ns/uts",
+            Namespace::Network => "/proc/self/ns/net",
+            Namespace::Pid => "/proc/self/ns/pid",
+            Namespace::Mount => "/proc/self/ns/mnt",
+            Namespace::Time => "/proc/self/ns/time",
+        };
+        let own = std::fs::File::open(path).with_context(|| format!("open {path}"))?;
+        setns(namespace, CloneFlags::from_bits_retain(kind.flag()))
+            .with_context(|| format!("join the {} namespace", kind.name()))?;
+        self.0.push((kind, own.into()));
+        Ok(())
+    }
+
+    fn return_home(self) -> Result<()> {
+        for (kind, own) in self.0.iter().rev() {
+            setns(own, CloneFlags::from_bits_retain(kind.flag()))
+                .with_context(|| format!("return to our own {} namespace", kind.name()))?;
+        }
+        Ok(())
+    }
 }
 
 fn clone_child(flags: u64, birthplace: Option<BorrowedFd<'_>>, inside: impl FnOnce()) -> Result<Child> {
@@ -84,12 +118,14 @@ fn clone_hint(error: Errno) -> &'static str {
 fn clone_by_stand_in(
     flags: u64,
     user_namespace: BorrowedFd<'_>,
+    pid_namespace: Option<&OwnedFd>,
     birthplace: Option<BorrowedFd<'_>>,
     inside: impl FnOnce(),
 ) -> Result<Child> {
     let (ours, theirs) = wire::pair().context("make a socket pair")?;
     let stand_in = clone_child(0, birthplace, || {
         let born = setns(user_namespace, CloneFlags::CLONE_NEWUSER)
+            .and_then(|()| pid_namespace.map_or(Ok(()), |pid| setns(pid, CloneFlags::CLONE_NEWPID)))
             .and_then(|()| clone_process(flags | libc::CLONE_PARENT as u64, None));
         let report = match born {
             Ok(Side::Child) => {

@@ -5,7 +5,6 @@
 use anyhow::{Context, Result, ensure};
 use oci_spec::runtime::{LinuxPersonalityDomain, Process};
 
-use super::facts::Facts;
 use super::request::{Request, c_string};
 use super::seccomp::Filter;
 use super::steps::Steps;
@@ -14,13 +13,6 @@ use super::{Action, seccomp};
 /// personality(2)
 const DOMAINS: &[(LinuxPersonalityDomain, u64)] =
     &[(LinuxPersonalityDomain::PerLinux, 0), (LinuxPersonalityDomain::PerLinux32, 8)];
-
-/// Filter flags of every kernel that corten runs on, and those that came later (seccomp(2)).
-const FILTER_FLAGS: u64 = libc::SECCOMP_FILTER_FLAG_TSYNC
-    | libc::SECCOMP_FILTER_FLAG_LOG
-    | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW
-    | libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
-const LATER_FILTER_FLAGS: &[((u32, u32), u64)] = &[((5, 19), libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)];
 
 /// A keyring of its own, so that the container finds nobody else's keys.
 pub fn plan_keyring(request: &Request, process: &Process, steps: &mut Steps) -> Result<()> {
@@ -91,16 +83,8 @@ pub fn filter(
     let Some(profile) = request.linux().and_then(|linux| linux.seccomp().as_ref()) else {
         return Ok(None);
     };
-    let filter = seccomp::plan(profile, known_filter_flags(request.facts))?;
+    let filter = seccomp::plan(profile, request.facts.filter_flags)?;
     filter.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     let early = !process.no_new_privileges().unwrap_or(false);
     Ok(Some((Box::new(filter), early)))
-}
-
-/// The flags that this kernel knows, by its version.
-pub fn known_filter_flags(facts: &Facts) -> u64 {
-    let later = LATER_FILTER_FLAGS
-        .iter()
-        .filter(|((version, patch_level), _)| facts.kernel_at_least(*version, *patch_level));
-    later.fold(FILTER_FLAGS, |flags, (_, flag)| flags | flag)
 }

@@ -16,6 +16,7 @@ const OLDEST_KERNEL: (u32, u32) = (5, 14);
 pub mod cgroup;
 
 use super::cgroup::CgroupLayout;
+use crate::sys;
 
 /// Where every distribution mounts the hierarchies.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
@@ -45,6 +46,8 @@ pub struct Facts {
     pub supported: u64,
     /// setgroups(2) is not denied in our user namespace.
     pub setgroups: bool,
+    /// `SECCOMP_FILTER_FLAG_*`: distributions bring new ones to old kernels, so the version does not tell.
+    pub filter_flags: u64,
     pub apparmor: bool,
     pub selinux: bool,
     pub cgroup: CgroupLayout,
@@ -77,6 +80,7 @@ impl Facts {
             bounding: capability_mask(&status, "CapBnd:")?,
             supported: (1 << (last + 1)) - 1,
             setgroups: initial || read("/proc/self/setgroups")?.trim() == "allow",
+            filter_flags: sys::seccomp::supported_flags(),
             apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == b"Y\n"),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             cgroup: cgroup::layout(Path::new(CGROUP_ROOT))?,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::facts::Facts;
 use super::seccomp::{self, words};
-use super::{capabilities, confinement, filesystem, hooks, mount_options, namespaces, process, scheduling};
+use super::{capabilities, filesystem, hooks, mount_options, namespaces, process, scheduling};
 
 /// The oldest specification whose configurations are taken.
 const OLDEST_SPECIFICATION: &str = "1.0.0";
@@ -17,8 +17,7 @@ const UNSAFE_ANNOTATIONS: &[&str] = &[process::KEEP_GROUPS, filesystem::CONTEXT_
 
 pub fn document(facts: &Facts) -> Value {
     let known = words::FLAGS;
-    let bits = confinement::known_filter_flags(facts);
-    let supported = known.iter().filter(|flag| flag.bit & !bits == 0);
+    let supported = known.iter().filter(|flag| flag.bit & !facts.filter_flags == 0);
     json!({
         "ociVersionMin": OLDEST_SPECIFICATION,
         "ociVersionMax": hooks::SPECIFICATION,
@@ -85,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_flag_that_the_kernel_lacks_is_known_but_not_supported() {
-        let old = Facts { kernel: (5, 15), ..host(Authority::Root) };
+        let old = Facts { filter_flags: 0, ..host(Authority::Root) };
         let features = document(&old);
         let lists = |name: &str| {
             let flags = features["linux"]["seccomp"][name].as_array().unwrap();

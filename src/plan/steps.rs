@@ -144,7 +144,7 @@ fn become_process(request: &Request, process: &Process, steps: &mut Steps) -> Re
     process::plan_exec(process, listen, steps)
 }
 
-/// What no version of corten before this one could do is refused by name, never passed over.
+/// What corten cannot do yet is refused by name, never passed over.
 fn check_support(request: &Request) -> Result<()> {
     let annotations = request.spec.annotations().as_ref();
     let nameless = annotations.is_some_and(|annotations| annotations.contains_key(""));

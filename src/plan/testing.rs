@@ -62,6 +62,7 @@ pub fn host(authority: Authority) -> Facts {
         bounding: all,
         supported: all,
         setgroups: true,
+        filter_flags: u64::MAX,
         apparmor: true,
         selinux: false,
         cgroup: CgroupLayout::default(),

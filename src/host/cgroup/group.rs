@@ -262,18 +262,25 @@ impl Group {
         unlinkat(&self.root.fd, &self.path, UnlinkatFlags::RemoveDir)
     }
 
-    /// Who keeps the group from becoming empty or still, in words: `: process 42 (dd) is in it, in state D`.
+    /// Who keeps the group from becoming empty or still, to be said after its name. A process in state D (waiting in
+    /// the kernel) is the likeliest.
     pub fn holder(&self) -> Result<String> {
+        let mut held = String::new();
         for pid in self.pids()? {
-            // pid (name) state ...; the name may hold anything, parentheses too (proc_pid_stat(5)).
+            // Gone meanwhile, if it cannot be read.
             let Ok(status) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-            if let Some((name, rest)) = status.rsplit_once(") ") {
-                let name = name.split_once('(').map_or(name, |(_, name)| name);
-                let state = rest.chars().next().unwrap_or('?');
-                return Ok(format!(", which process {pid} ({name}) in state {state} holds"));
+            // PID (NAME) STATE ...; the name may hold anything, parentheses too (proc_pid_stat(5)).
+            let Some((name, rest)) = status.rsplit_once(") ") else { continue };
+            let name = name.split_once('(').map_or(name, |(_, name)| name);
+            let state = rest.chars().next().unwrap_or('?');
+            if held.is_empty() || state == 'D' {
+                held = format!(", which process {pid} ({name}) in state {state} holds");
+            }
+            if state == 'D' {
+                break;
             }
         }
-        Ok(String::new())
+        Ok(held)
     }
 
     /// A group that somebody else uses or has frozen is no place for a container.

@@ -371,6 +371,40 @@ fn processes_in_a_real_group_are_listed_frozen_and_killed() {
 }
 
 #[test]
+fn without_a_v2_hierarchy_everything_in_a_group_is_killed_too() {
+    let test = "without_a_v2_hierarchy_everything_in_a_group_is_killed_too";
+    let Some(layout) = host(test) else { return };
+    if layout.v1.is_empty() {
+        println!("skipped: {test}: no cgroup v1 hierarchy is mounted");
+        return;
+    }
+    let real = Temporary::new(&CgroupLayout { v2: None, ..layout }, "v1");
+    // A shell that replaces itself all the time: a list of its processes is old at once.
+    let mut shell = real.shell("sleep 1000 & while true; do sh -c 'true & true'; done");
+    real.wait_for_pids(2);
+    real.cgroup.kill().unwrap();
+    shell.wait().unwrap();
+    real.cgroup.remove().unwrap();
+    assert_eq!(real.cgroup.pids().unwrap(), []);
+}
+
+#[test]
+fn whoever_keeps_a_group_from_going_is_named() {
+    let Some(layout) = host("whoever_keeps_a_group_from_going_is_named") else { return };
+    let real = Temporary::new(&layout, "held");
+    let mut shell = real.shell("exec sleep 1000");
+    real.wait_for_pids(1);
+    let location = real.cgroup.location();
+    let place = location.v1.first().or(location.v2.as_ref()).unwrap();
+    let group = Group::new(&Root::open(&location.root).unwrap(), place.clone());
+    let error = format!("{:#}", group.remove(&wait::Deadline::after(Duration::ZERO)).unwrap_err());
+    assert!(error.contains(&format!("which process {} (s", shell.id())), "{error}");
+    assert!(error.contains("in state "), "{error}");
+    shell.kill().unwrap();
+    shell.wait().unwrap();
+}
+
+#[test]
 fn limits_that_the_kernel_holds_against_each_other_can_be_raised_and_lowered() {
     let Some(layout) = host("limits_that_the_kernel_holds_against_each_other_can_be_raised_and_lowered")
     else {

@@ -104,7 +104,7 @@ impl V2 {
 
     pub fn remove_group(&self, deadline: &Deadline) -> Result<()> {
         if !self.wait_for("populated 0", deadline)? {
-            bail!("remove {}: it is not empty{}", self.group.path().display(), self.group.holder()?);
+            bail!("remove {}{}: it does not become empty", self.group.path().display(), self.group.holder()?);
         }
         self.group.remove(deadline)
     }

@@ -89,10 +89,10 @@ pub fn quota(resources: &LinuxResources) -> Option<i128> {
 
 pub fn burst(resources: &LinuxResources) -> Read {
     let burst = cpu(resources).burst();
-    if let (Some(burst), Some(quota @ 0..)) = (burst, quota(resources)) {
-        if i128::from(burst) > quota {
-            return Err(format!("{burst} is more than the quota, {quota}").into());
-        }
+    if let (Some(burst), Some(quota @ 0..)) = (burst, quota(resources))
+        && i128::from(burst) > quota
+    {
+        return Err(format!("{burst} is more than the quota, {quota}").into());
     }
     number(burst)
 }

@@ -24,10 +24,11 @@ const JUMP_UNLESS_LESS: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u
 pub struct Section<'a> {
     pub architecture: &'a Architecture,
     /// Sorted by number.
-    pub verdicts: Vec<(u32, Verdict)>,
+    pub calls: Vec<(u32, Verdict)>,
+    /// What becomes of calls that are not among them.
     pub otherwise: Verdict,
-    /// The newest number that the profile knows, and what becomes of those above.
-    pub newest: Option<(u32, Verdict)>,
+    /// The first number from which on that changes, and to what.
+    pub newer: Option<(u32, Verdict)>,
 }
 
 /// The numbers from `start` up to the next range.
@@ -58,14 +59,14 @@ fn ranges<'a>(sections: &'a [Section]) -> Vec<Range<'a>> {
         let width = &section.architecture.width;
         let mut from = |start, verdict| mark(&mut ranges, Range { start, verdict, width });
         from(section.architecture.first, &section.otherwise);
-        for (number, verdict) in &section.verdicts {
+        for (number, verdict) in &section.calls {
             from(*number, verdict);
             if let Some(next) = number.checked_add(1) {
                 from(next, &section.otherwise);
             }
         }
-        if let Some((number, verdict)) = &section.newest {
-            from(number + 1, verdict);
+        if let Some((number, verdict)) = &section.newer {
+            from(*number, verdict);
         }
     }
     ranges

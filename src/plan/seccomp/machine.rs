@@ -28,7 +28,12 @@ pub struct Architecture {
 
 impl Architecture {
     pub fn knows(&self, name: &str) -> bool {
-        (self.number)(name).is_some() || (self.multiplexed && multiplexer(name).is_some())
+        (self.number)(name).is_some() || self.multiplexer(name).is_some()
+    }
+
+    /// The call that carries another one, and its number there.
+    pub fn multiplexer(&self, name: &str) -> Option<(u32, u64)> {
+        if self.multiplexed { multiplexer(name) } else { None }
     }
 
     /// The part of a value that its programs can pass.
@@ -117,71 +122,62 @@ fn x86_64_number(name: &str) -> Option<u32> {
     names!(syscalls::x86_64::Sysno).number(name)
 }
 
-/// Calls that x32 makes under a number of its own, because they pass pointers in memory.
-#[cfg(any(target_arch = "x86_64", test))]
-const X32_OWN: &[(&str, u32)] = &[
-    ("rt_sigaction", 512),
-    ("rt_sigreturn", 513),
-    ("ioctl", 514),
-    ("readv", 515),
-    ("writev", 516),
-    ("recvfrom", 517),
-    ("sendmsg", 518),
-    ("recvmsg", 519),
-    ("execve", 520),
-    ("ptrace", 521),
-    ("rt_sigpending", 522),
-    ("rt_sigtimedwait", 523),
-    ("rt_sigqueueinfo", 524),
-    ("sigaltstack", 525),
-    ("timer_create", 526),
-    ("mq_notify", 527),
-    ("kexec_load", 528),
-    ("waitid", 529),
-    ("set_robust_list", 530),
-    ("get_robust_list", 531),
-    ("vmsplice", 532),
-    ("move_pages", 533),
-    ("preadv", 534),
-    ("pwritev", 535),
-    ("rt_tgsigqueueinfo", 536),
-    ("recvmmsg", 537),
-    ("sendmmsg", 538),
-    ("process_vm_readv", 539),
-    ("process_vm_writev", 540),
-    ("setsockopt", 541),
-    ("getsockopt", 542),
-    ("io_setup", 543),
-    ("io_submit", 544),
-    ("execveat", 545),
-    ("preadv2", 546),
-    ("pwritev2", 547),
-];
-
-/// Calls of x86-64 that x32 never had.
-#[cfg(any(target_arch = "x86_64", test))]
-const X32_LACKS: &[&str] = &[
-    "_sysctl",
-    "create_module",
-    "epoll_ctl_old",
-    "epoll_wait_old",
-    "get_kernel_syms",
-    "get_thread_area",
-    "map_shadow_stack",
-    "nfsservctl",
-    "query_module",
-    "set_thread_area",
-    "uselib",
-    "vserver",
-];
-
+/// x32 makes most calls of x86-64, but those that pass pointers in memory under a number of its own.
 #[cfg(any(target_arch = "x86_64", test))]
 fn x32_number(name: &str) -> Option<u32> {
-    let own = X32_OWN.iter().find(|(own, _)| *own == name).map(|(_, number)| *number);
-    let number = match own {
-        Some(number) => number,
-        None if X32_LACKS.contains(&name) => return None,
-        None => x86_64_number(name)?,
+    use syscalls::x86_64::Sysno as Call;
+
+    let native = x86_64_number(name)?;
+    let number = match Call::new(native as usize)? {
+        Call::rt_sigaction => 512,
+        Call::rt_sigreturn => 513,
+        Call::ioctl => 514,
+        Call::readv => 515,
+        Call::writev => 516,
+        Call::recvfrom => 517,
+        Call::sendmsg => 518,
+        Call::recvmsg => 519,
+        Call::execve => 520,
+        Call::ptrace => 521,
+        Call::rt_sigpending => 522,
+        Call::rt_sigtimedwait => 523,
+        Call::rt_sigqueueinfo => 524,
+        Call::sigaltstack => 525,
+        Call::timer_create => 526,
+        Call::mq_notify => 527,
+        Call::kexec_load => 528,
+        Call::waitid => 529,
+        Call::set_robust_list => 530,
+        Call::get_robust_list => 531,
+        Call::vmsplice => 532,
+        Call::move_pages => 533,
+        Call::preadv => 534,
+        Call::pwritev => 535,
+        Call::rt_tgsigqueueinfo => 536,
+        Call::recvmmsg => 537,
+        Call::sendmmsg => 538,
+        Call::process_vm_readv => 539,
+        Call::process_vm_writev => 540,
+        Call::setsockopt => 541,
+        Call::getsockopt => 542,
+        Call::io_setup => 543,
+        Call::io_submit => 544,
+        Call::execveat => 545,
+        Call::preadv2 => 546,
+        Call::pwritev2 => 547,
+        Call::_sysctl
+        | Call::create_module
+        | Call::epoll_ctl_old
+        | Call::epoll_wait_old
+        | Call::get_kernel_syms
+        | Call::get_thread_area
+        | Call::map_shadow_stack
+        | Call::nfsservctl
+        | Call::query_module
+        | Call::set_thread_area
+        | Call::uselib
+        | Call::vserver => return None,
+        _ => native,
     };
     Some(X32_BIT | number)
 }
@@ -211,7 +207,7 @@ fn arm_number(name: &str) -> Option<u32> {
 }
 
 /// The multiplexer of x86 that carries a call, and the call's number in it.
-pub fn multiplexer(name: &str) -> Option<(u32, u64)> {
+fn multiplexer(name: &str) -> Option<(u32, u64)> {
     const SOCKETCALL: u32 = 102;
     const IPC: u32 = 117;
     Some(match name {

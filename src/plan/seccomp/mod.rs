@@ -6,6 +6,7 @@
 mod frame;
 mod machine;
 mod names;
+mod precedence;
 mod rules;
 #[cfg(test)]
 mod tests;
@@ -60,7 +61,7 @@ fn plan_for(spec: &LinuxSeccomp, kernel_flags: u64, family: &[Architecture]) -> 
     let default = action(spec.default_action(), spec.default_errno_ret(), || {
         "linux.seccomp.defaultErrnoRet".to_owned()
     })?;
-    let rules = rules(spec, default)?;
+    let rules = rules(spec)?;
     let unknown = unknown_names(spec, family);
     if !unknown.is_empty() {
         warnings.push(format!("linux.seccomp.syscalls: this machine has no {}: ignored", unknown.join(", ")));
@@ -138,7 +139,7 @@ fn action(spec: LinuxSeccompAction, errno: Option<u32>, place: impl Fn() -> Stri
     }
 }
 
-fn rules(spec: &LinuxSeccomp, default: u32) -> Result<Vec<Rule<'_>>> {
+fn rules(spec: &LinuxSeccomp) -> Result<Vec<Rule<'_>>> {
     let mut rules = Vec::new();
     for (at, call) in calls(spec).iter().enumerate() {
         let place = || format!("linux.seccomp.syscalls[{at}].errnoRet");
@@ -149,10 +150,7 @@ fn rules(spec: &LinuxSeccomp, default: u32) -> Result<Vec<Rule<'_>>> {
                 bail!("linux.seccomp.syscalls[{at}].args[{nth}].index: {index} is above {LAST_ARGUMENT}");
             }
         }
-        // What the default action does anyway would only shadow other rules of the same call.
-        if action != default {
-            rules::expand(call, action, &mut rules);
-        }
+        rules::expand(call, action, &mut rules);
     }
     Ok(rules)
 }
@@ -174,23 +172,23 @@ fn sections<'a>(
 ) -> Vec<Section<'a>> {
     let native = &family[0];
     let wanted = spec.architectures().as_deref().unwrap_or_default();
-    let selected =
-        |architecture: &Architecture| architecture.spec == native.spec || wanted.contains(&architecture.spec);
     let section = |architecture: &'a Architecture| {
-        if selected(architecture) {
+        if architecture.spec == native.spec || wanted.contains(&architecture.spec) {
+            let verdicts = rules::verdicts(rules, default, architecture);
+            let newer = verdicts.newest.filter(|_| hides_newer_calls(default));
             Some(Section {
                 architecture,
-                verdicts: rules::verdicts(rules, architecture),
+                calls: verdicts.calls,
                 otherwise: Verdict::Always(default),
-                newest: newest(spec, default, architecture),
+                newer: newer.map(|newest| (newest + 1, Verdict::Always(NO_SUCH_CALL))),
             })
         } else if architecture.audit == native.audit {
-            // A tracer makes a call -1 to have it skipped.
             Some(Section {
                 architecture,
-                verdicts: vec![(u32::MAX, Verdict::Always(default))],
+                // A tracer makes a call -1 to have it skipped.
+                calls: vec![(u32::MAX, Verdict::Always(default))],
                 otherwise: Verdict::Always(FOREIGN),
-                newest: None,
+                newer: None,
             })
         } else {
             None
@@ -201,12 +199,7 @@ fn sections<'a>(
 
 /// A program that tries a call newer than its container's profile must learn that it does not exist, and
 /// not that it is forbidden: only then it falls back to an older one (clone3, faccessat2).
-fn newest(spec: &LinuxSeccomp, default: u32, architecture: &Architecture) -> Option<(u32, Verdict)> {
-    let permissive = [libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_LOG, libc::SECCOMP_RET_TRACE];
-    if permissive.contains(&(default & libc::SECCOMP_RET_ACTION_FULL)) || default == NO_SUCH_CALL {
-        return None;
-    }
-    let names = calls(spec).iter().flat_map(LinuxSyscall::names);
-    let newest = names.filter_map(|name| (architecture.number)(name)).max()?;
-    Some((newest, Verdict::Always(NO_SUCH_CALL)))
+fn hides_newer_calls(default: u32) -> bool {
+    const PERMISSIVE: [u32; 3] = [libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_LOG, libc::SECCOMP_RET_TRACE];
+    !PERMISSIVE.contains(&(default & libc::SECCOMP_RET_ACTION_FULL))
 }

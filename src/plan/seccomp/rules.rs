@@ -5,9 +5,10 @@
 //! and x86's multiplexers are filtered by the call they carry.
 
 use oci_spec::runtime::{LinuxSeccompArg, LinuxSyscall};
-use seccompiler::SeccompCmpOp;
+use seccompiler::{SeccompCmpArgLen, SeccompCmpOp};
 
-use super::machine::{Architecture, multiplexer};
+use super::machine::Architecture;
+use super::precedence::order;
 use super::words::operator_of;
 
 /// A rule of the profile; no condition: always.
@@ -35,6 +36,7 @@ pub enum Verdict {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Case {
+    /// By argument, each at most once.
     pub conditions: Vec<Condition>,
     pub action: u32,
 }
@@ -48,7 +50,9 @@ pub fn expand<'a>(call: &'a LinuxSyscall, action: u32, rules: &mut Vec<Rule<'a>>
         let singles = conditions.map(|one| Rule { names: call.names(), conditions: vec![one], action });
         rules.extend(singles);
     } else {
-        rules.push(Rule { names: call.names(), conditions: conditions.collect(), action });
+        let mut conditions: Vec<Condition> = conditions.collect();
+        conditions.sort_by_key(|condition| condition.index);
+        rules.push(Rule { names: call.names(), conditions, action });
     }
 }
 
@@ -61,18 +65,27 @@ fn condition(arg: &LinuxSeccompArg) -> Condition {
     Condition { index: arg.index() as u8, operator, value }
 }
 
-/// Every system call that the rules decide, by number.
-pub fn verdicts(rules: &[Rule], architecture: &Architecture) -> Vec<(u32, Verdict)> {
+/// What the rules say of the calls of one architecture.
+pub struct Verdicts {
+    /// Sorted by number; calls that are left to the default are missing.
+    pub calls: Vec<(u32, Verdict)>,
+    /// The newest call that any rule names.
+    pub newest: Option<u32>,
+}
+
+pub fn verdicts(rules: &[Rule], default: u32, architecture: &Architecture) -> Verdicts {
     let mut cases = Vec::with_capacity(512);
+    let mut newest = None;
     for rule in rules {
         for name in rule.names {
             let number = (architecture.number)(name);
-            let carrier = multiplexer(name).filter(|_| architecture.multiplexed);
-            if let Some((carrier, call)) = carrier {
-                let mut conditions = rule.conditions.clone();
-                conditions.retain(|condition| condition.index != 0);
-                conditions.insert(0, Condition { index: 0, operator: SeccompCmpOp::Eq, value: call });
-                cases.push((carrier, case(rule.action, conditions, architecture)));
+            newest = newest.max(number);
+            // What the default does anyway would only shadow other rules of the call.
+            if rule.action == default {
+                continue;
+            }
+            if let Some((carrier, carried)) = architecture.multiplexer(name) {
+                cases.push((carrier, carried_case(rule, carried, architecture)));
             }
             if let Some(number) = number {
                 cases.push((number, case(rule.action, rule.conditions.clone(), architecture)));
@@ -80,7 +93,16 @@ pub fn verdicts(rules: &[Rule], architecture: &Architecture) -> Vec<(u32, Verdic
         }
     }
     cases.sort_by_key(|(number, _)| *number);
-    cases.chunk_by(|one, next| one.0 == next.0).map(|same| (same[0].0, merge(same))).collect()
+    let same_number = cases.chunk_by(|one, next| one.0 == next.0);
+    let calls = same_number.map(|same| (same[0].0, merge(same, &architecture.width))).collect();
+    Verdicts { calls, newest }
+}
+
+/// The multiplexer has the call's number in the place of its first argument.
+fn carried_case(rule: &Rule, carried: u64, architecture: &Architecture) -> Case {
+    let number = Condition { index: 0, operator: SeccompCmpOp::Eq, value: carried };
+    let others = rule.conditions.iter().filter(|condition| condition.index != 0).cloned();
+    case(rule.action, std::iter::once(number).chain(others).collect(), architecture)
 }
 
 fn case(action: u32, mut conditions: Vec<Condition>, architecture: &Architecture) -> Case {
@@ -91,10 +113,9 @@ fn case(action: u32, mut conditions: Vec<Condition>, architecture: &Architecture
     Case { conditions, action }
 }
 
-fn merge(same: &[(u32, Case)]) -> Verdict {
-    let mut cases = same.iter().map(|(_, case)| case);
-    match cases.clone().find(|case| case.conditions.is_empty()) {
-        Some(always) => Verdict::Always(always.action),
-        None => Verdict::First(cases.by_ref().cloned().collect()),
+fn merge(same: &[(u32, Case)], width: &SeccompCmpArgLen) -> Verdict {
+    if let Some((_, always)) = same.iter().find(|(_, case)| case.conditions.is_empty()) {
+        return Verdict::Always(always.action);
     }
+    Verdict::First(order(same.iter().map(|(_, case)| case), width))
 }
