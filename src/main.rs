@@ -16,6 +16,8 @@ mod wire;
 use std::io::Write;
 use std::process::ExitCode;
 
+use nix::errno::Errno;
+
 use cli::{Cli, Command, Exit};
 use log::Log;
 
@@ -53,9 +55,26 @@ fn perform(cli: &Cli, log: &Log) -> anyhow::Result<u8> {
     commands::run(cli, log)
 }
 
-/// One line, whatever is in it.
+/// One line of a readable length, whatever is in it, with the system's errors in plain words.
 fn sentence(error: &anyhow::Error) -> String {
-    format!("{error:#}").replace('\n', " ")
+    const LONGEST_WORD: usize = 256;
+    let causes: Vec<String> = error
+        .chain()
+        .map(|cause| {
+            let errno = cause.downcast_ref::<Errno>().copied();
+            let system = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+            match errno.or(system.map(Errno::from_raw)) {
+                Some(errno) => errno.desc().to_string(),
+                None => cause.to_string(),
+            }
+        })
+        .collect();
+    let words = causes.join(": ");
+    let shortened = words.split([' ', '\n']).map(|word| match word.char_indices().nth(LONGEST_WORD) {
+        Some((end, _)) => format!("{}...", &word[..end]),
+        None => word.to_string(),
+    });
+    shortened.collect::<Vec<_>>().join(" ")
 }
 
 fn answer(text: &str) -> ExitCode {

@@ -19,8 +19,8 @@ pub enum Report {
     Reached { step: u32 },
     /// This step is impossible; `note` is the kernel's or the file's own word on it, if there is one.
     Failed { step: u32, errno: i32, note: Note },
-    /// The n-th hook of this step did not succeed.
-    HookFailed { step: u32, hook: u32, how: HookEnd },
+    /// The n-th hook of this step did not succeed, and `said` what it printed last.
+    HookFailed { step: u32, hook: u32, how: HookEnd, said: Note },
     /// A seccomp listener waits to be fetched from this descriptor of the child.
     Listener { step: u32, fd: i32 },
     /// A stand-in has cloned init.
@@ -85,14 +85,14 @@ impl Report {
         let (kind, step, value, hook, note) = match *self {
             Report::Reached { step } => (kind::REACHED, step, 0, 0, Note::EMPTY),
             Report::Failed { step, errno, note } => (kind::FAILED, step, errno, 0, note),
-            Report::HookFailed { step, hook, how } => {
+            Report::HookFailed { step, hook, how, said } => {
                 let (kind, value) = match how {
                     HookEnd::Ended(Ended::Exited(status)) => (kind::HOOK_EXITED, status),
                     HookEnd::Ended(Ended::Signalled(signal)) => (kind::HOOK_SIGNALLED, signal),
                     HookEnd::TimedOut => (kind::HOOK_TIMED_OUT, 0),
                     HookEnd::NotStarted(errno) => (kind::HOOK_NOT_STARTED, errno as i32),
                 };
-                (kind, step, value, hook, Note::EMPTY)
+                (kind, step, value, hook, said)
             }
             Report::Listener { step, fd } => (kind::LISTENER, step, fd, 0, Note::EMPTY),
             Report::Born { pid } => (kind::BORN, 0, pid, 0, Note::EMPTY),
@@ -125,7 +125,7 @@ impl Report {
             kind::HOOK_NOT_STARTED => HookEnd::NotStarted(Errno::from_raw(value)),
             _ => return Err(Errno::EBADMSG),
         };
-        Ok(Report::HookFailed { step, hook, how })
+        Ok(Report::HookFailed { step, hook, how, said: Note::new(&message[HEADER..]) })
     }
 }
 
@@ -186,10 +186,25 @@ mod tests {
             Report::Reached { step: 7 },
             Report::Failed { step: 3, errno: Errno::EPERM as i32, note: Note::new(b"unknown parameter") },
             Report::Failed { step: 3, errno: 2, note: Note::EMPTY },
-            Report::HookFailed { step: 1, hook: 2, how: HookEnd::Ended(Ended::Exited(3)) },
-            Report::HookFailed { step: 1, hook: 2, how: HookEnd::Ended(Ended::Signalled(9)) },
-            Report::HookFailed { step: 1, hook: 2, how: HookEnd::TimedOut },
-            Report::HookFailed { step: 1, hook: 2, how: HookEnd::NotStarted(Errno::ENOENT) },
+            Report::HookFailed {
+                step: 1,
+                hook: 2,
+                how: HookEnd::Ended(Ended::Exited(3)),
+                said: Note::new(b"no"),
+            },
+            Report::HookFailed {
+                step: 1,
+                hook: 2,
+                how: HookEnd::Ended(Ended::Signalled(9)),
+                said: Note::EMPTY,
+            },
+            Report::HookFailed { step: 1, hook: 2, how: HookEnd::TimedOut, said: Note::EMPTY },
+            Report::HookFailed {
+                step: 1,
+                hook: 2,
+                how: HookEnd::NotStarted(Errno::ENOENT),
+                said: Note::EMPTY,
+            },
             Report::Listener { step: 40, fd: 9 },
             Report::Born { pid: 1234 },
         ];

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::Context;
 use crate::cli::{self, CgroupManager, GlobalOptions};
@@ -15,6 +15,7 @@ use crate::plan::facts::Facts;
 use crate::plan::namespaces::Place;
 use crate::plan::request::{Cgroups, Console, Listen, Options};
 use crate::plan::{Namespace, Plan, steps};
+use crate::sys::fd::is_open;
 use crate::time;
 
 /// A container at its start gate. `terminal` is where a terminal's master goes when nobody else takes it.
@@ -26,6 +27,7 @@ pub fn give_birth(
     terminal: Option<OwnedFd>,
 ) -> Result<Born> {
     check_id(id)?;
+    check_preserved(options.preserve_fds)?;
     let facts = Facts::gather()?;
     let bundle = Bundle::read(&options.bundle, &options.config)?;
     let options_of_plan = Options {
@@ -48,7 +50,7 @@ pub fn give_birth(
             Console::Foreground | Console::None => terminal,
         },
     };
-    launch::birth(&context.store, &plan, state, &bundle.text, contact)
+    launch::birth(&context.store, &plan, state, &bundle.text, contact, context.log)
 }
 
 fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespace: bool) -> State {
@@ -72,6 +74,15 @@ fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespac
         init: None,
         cgroup: None,
     }
+}
+
+/// The caller must have opened what it wants to pass on; otherwise a descriptor of ours could take its number.
+pub fn check_preserved(count: u32) -> Result<()> {
+    let listened = listen_fds().map_or(0, |listen| listen.fds);
+    for number in 3..3 + listened + count {
+        ensure!(is_open(number as i32), "--preserve-fds {count}: descriptor {number} is not open");
+    }
+    Ok(())
 }
 
 /// What the option and the service manager ask of the control groups.

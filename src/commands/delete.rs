@@ -40,8 +40,7 @@ fn remove(context: &Context<'_>, container: Container) -> Result<()> {
     container.remove().with_context(|| format!("delete {}", state.id))?;
     for hook in poststop.transpose()?.iter().flatten() {
         let hooks = std::slice::from_ref(hook);
-        let pid = state.init.map_or(0, |process| process.pid);
-        let text = state.for_hooks(HookPoint::Poststop, pid);
+        let text = state.for_hooks(HookPoint::Poststop, 0);
         if let Err(error) = crate::host::hooks::run(HookPoint::Poststop, hooks, &text) {
             context.log.warn(&format!("{error:#}"));
         }

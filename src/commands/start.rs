@@ -55,8 +55,8 @@ pub fn hooks_of(container: &Container, point: HookPoint) -> Result<Vec<Hook>> {
 fn refusal(container: &Container, report: Report) -> Error {
     match report {
         Report::Failed { errno, note, .. } => exec_failed(Errno::from_raw(errno), &note),
-        Report::HookFailed { hook, how, .. } => match hooks_of(container, HookPoint::StartContainer) {
-            Ok(hooks) => hook_failed(HookPoint::StartContainer, &hooks, hook, how),
+        Report::HookFailed { hook, how, said, .. } => match hooks_of(container, HookPoint::StartContainer) {
+            Ok(hooks) => hook_failed(HookPoint::StartContainer, &hooks, hook, how, &said),
             Err(error) => error,
         },
         report => anyhow!("init says {report:?} out of turn"),

@@ -3,12 +3,10 @@
 //! Runs outside. A hook's environment is what the configuration says and nothing of the container's (CVE-2025-23266).
 
 use std::ffi::CString;
-use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 
 use anyhow::{Context, Result, bail};
-use nix::unistd::{Whence, lseek};
 
 use crate::plan::{Hook, HookPoint};
 use crate::sys::process::Ended;
@@ -45,21 +43,16 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
     match outcome {
         Outcome::Ended(Ended::Exited(0)) => Ok(()),
         Outcome::NotStarted(errno) => bail!("cannot be executed: {}", errno.desc()),
-        Outcome::TimedOut => bail!("took longer than its timeout{}", said(output)?),
-        Outcome::Ended(ended) => bail!("{ended}{}", said(output)?),
+        Outcome::TimedOut => bail!("took longer than its timeout{}", saying(&program::last_words(&output))),
+        Outcome::Ended(ended) => bail!("{ended}{}", saying(&program::last_words(&output))),
     }
 }
 
-/// What a hook printed last, on one line.
-fn said(output: std::os::fd::OwnedFd) -> Result<String> {
-    const MOST: i64 = 1024;
-    let end = lseek(&output, 0, Whence::SeekEnd).context("read a hook's output")?;
-    lseek(&output, (end - MOST).max(0), Whence::SeekSet).context("read a hook's output")?;
-    let mut bytes = Vec::new();
-    std::fs::File::from(output).read_to_end(&mut bytes).context("read a hook's output")?;
-    let text = String::from_utf8_lossy(&bytes);
+/// What a hook printed last, on one line, to end a sentence with.
+pub fn saying(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
     let words: Vec<&str> = text.split_whitespace().collect();
-    Ok(if words.is_empty() { String::new() } else { format!(", saying: {}", words.join(" ")) })
+    if words.is_empty() { String::new() } else { format!(", saying: {}", words.join(" ")) }
 }
 
 fn own_environment() -> Result<Vec<CString>> {

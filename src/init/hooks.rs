@@ -1,22 +1,25 @@
 //! Hooks that run in the container's namespaces: createContainer and startContainer (config.md, POSIX-platform hooks).
 
+use std::os::fd::AsFd;
+
 use super::{Failure, Init, Outcome};
 use crate::plan::{Hook, HookState};
 use crate::sys::process::Ended;
 use crate::sys::program::{self, Program};
-use crate::wire::HookEnd;
+use crate::wire::{HookEnd, Note};
 
 impl Init<'_> {
     pub fn hooks(&self, hooks: &[Hook], state: &HookState) -> Outcome {
         let mut digits = [0; 10];
         let pid = decimal(nix::unistd::getpid().as_raw() as u32, &mut digits);
         for (number, hook) in hooks.iter().enumerate() {
+            let output = program::memory_file()?;
             let outcome = program::run(&Program {
                 path: &hook.path,
                 arguments: &hook.arguments,
                 environment: hook.environment.as_deref().unwrap_or(&[]),
                 input: &[&state.before_pid, pid, &state.after_pid],
-                output: None,
+                output: Some(output.as_fd()),
                 timeout_ms: hook.timeout_ms,
             })?;
             let how = match outcome {
@@ -25,7 +28,7 @@ impl Init<'_> {
                 program::Outcome::TimedOut => HookEnd::TimedOut,
                 program::Outcome::NotStarted(errno) => HookEnd::NotStarted(errno),
             };
-            return Err(Failure::Hook(number as u32, how));
+            return Err(Failure::Hook(number as u32, how, Note::new(&program::last_words(&output))));
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ pub struct Gate {
 /// Why a step is impossible.
 pub enum Failure {
     Step(Errno, Note),
-    Hook(u32, HookEnd),
+    Hook(u32, HookEnd, Note),
 }
 
 impl From<Errno> for Failure {
@@ -173,7 +173,7 @@ impl<'a> Init<'a> {
     fn tell(&self, step: u32, failure: Failure) {
         let report = match failure {
             Failure::Step(errno, note) => Report::Failed { step, errno: errno as i32, note },
-            Failure::Hook(hook, how) => Report::HookFailed { step, hook, how },
+            Failure::Hook(hook, how, said) => Report::HookFailed { step, hook, how, said },
         };
         let listener = match &self.given.gate {
             Some(gate) if self.started => gate.outcome.as_fd(),

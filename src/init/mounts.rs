@@ -3,10 +3,12 @@
 //! Every target is a descriptor that openat2(2) found below the container's root, and every mount is a descriptor
 //! too, so no text of a container ever reaches mount(2).
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
+use nix::fcntl::readlinkat;
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat};
 
 use super::{Failure, Init, Outcome, copy};
@@ -180,8 +182,6 @@ fn configure<T>(
 }
 
 /// The directory that holds the last component of `inside`, with all missing ones made, and that component.
-///
-/// A symbolic link that dangles is an error: what it names may lie anywhere, and nobody asked for it.
 pub fn make_parents<'p>(root: BorrowedFd<'_>, inside: &'p CStr) -> Result<(OwnedFd, &'p CStr), Errno> {
     let name_start = inside.to_bytes().iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
     let bytes = inside.to_bytes_with_nul();
@@ -193,14 +193,35 @@ pub fn make_parents<'p>(root: BorrowedFd<'_>, inside: &'p CStr) -> Result<(Owned
     let mut path = bytes[..name_start - 1].to_vec();
     path.push(0);
     let path = CStr::from_bytes_with_nul(&path).map_err(|_| Errno::EINVAL)?;
-    match open_in_root(root, path, directory_flags, 0) {
-        Err(Errno::ENOENT) => {
-            let (grandparent, directory) = make_parents(root, path)?;
-            make_directory_at(grandparent.as_fd(), directory)?;
-            let made = open_in_root(grandparent.as_fd(), directory, directory_flags | libc::O_NOFOLLOW, 0)?;
-            Ok((made, name))
+    Ok((make_directories(root, path, LINKS_LIMIT)?, name))
+}
+
+/// As many dangling links as this are followed, like the kernel's own limit (path_resolution(7)).
+const LINKS_LIMIT: usize = 40;
+
+/// Open a directory below the root, and make what is missing of it. A link that dangles leads to where it points to
+/// below the root, and what it names is made there.
+fn make_directories(root: BorrowedFd<'_>, path: &CStr, links: usize) -> Result<OwnedFd, Errno> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    match open_in_root(root, path, flags, 0) {
+        Err(Errno::ENOENT) => {}
+        result => return result,
+    }
+    let (parent, name) = make_parents(root, path)?;
+    make_directory_at(parent.as_fd(), name)?;
+    match open_in_root(parent.as_fd(), name, flags | libc::O_NOFOLLOW, 0) {
+        // A link, since something is there and it is no directory.
+        Err(Errno::ENOTDIR) if links > 0 => {
+            let to = readlinkat(&parent, name).map_err(|_| Errno::ENOTDIR)?.into_vec();
+            let mut place = match to.first() {
+                Some(b'/') => Vec::new(),
+                _ => path.to_bytes()[..path.to_bytes().len() - name.count_bytes()].to_vec(),
+            };
+            place.extend(to);
+            let place = CString::new(place).map_err(|_| Errno::EINVAL)?;
+            make_directories(root, &place, links - 1)
         }
-        result => Ok((result?, name)),
+        result => result,
     }
 }
 

@@ -24,8 +24,10 @@ impl Init<'_> {
     pub fn time_offsets(&self, text: &CStr) -> Outcome {
         unshare(libc::CLONE_NEWTIME)?;
         let procfs = &self.given.procfs;
-        let offsets = procfs.own_file(c"self/timens_offsets", libc::O_WRONLY)?;
-        sys::fd::write_once(offsets.as_fd(), text.to_bytes())?;
+        if !text.is_empty() {
+            let offsets = procfs.own_file(c"self/timens_offsets", libc::O_WRONLY)?;
+            sys::fd::write_once(offsets.as_fd(), text.to_bytes())?;
+        }
         let own = procfs.own_file(c"self/ns", libc::O_PATH | libc::O_DIRECTORY)?;
         let made = sys::path::open_namespace(own.as_fd(), c"time_for_children")?;
         Ok(setns(made, CloneFlags::from_bits_retain(libc::CLONE_NEWTIME))?)

@@ -96,8 +96,8 @@ impl Conversation<'_> {
                 Ok(step) => step_failed(&step.action, Errno::from_raw(errno), &note),
                 Err(error) => error,
             },
-            Report::HookFailed { step, hook, how } => match self.step(step).map(|step| &step.action) {
-                Ok(Action::Hooks { point, hooks, .. }) => hook_failed(*point, hooks, hook, how),
+            Report::HookFailed { step, hook, how, said } => match self.step(step).map(|step| &step.action) {
+                Ok(Action::Hooks { point, hooks, .. }) => hook_failed(*point, hooks, hook, how, &said),
                 _ => anyhow!("the child speaks of a hook at step {step}, which has none"),
             },
             report => anyhow!("the child says {report:?} out of turn"),
@@ -162,12 +162,13 @@ fn lower(errno: Errno) -> String {
     errno.desc().to_lowercase()
 }
 
-pub fn hook_failed(point: HookPoint, hooks: &[Hook], number: u32, how: HookEnd) -> Error {
-    let path = hooks.get(number as usize).map(|hook| hook.path.to_string_lossy()).unwrap_or_default();
+pub fn hook_failed(point: HookPoint, listed: &[Hook], number: u32, how: HookEnd, said: &Note) -> Error {
+    let said = hooks::saying(said.as_bytes());
+    let path = listed.get(number as usize).map(|hook| hook.path.to_string_lossy()).unwrap_or_default();
     let place = format!("{} hook {number} ({path})", point.name());
     match how {
-        HookEnd::Ended(ended) => anyhow!("{place} {ended}"),
-        HookEnd::TimedOut => anyhow!("{place} took longer than its timeout"),
+        HookEnd::Ended(ended) => anyhow!("{place} {ended}{said}"),
+        HookEnd::TimedOut => anyhow!("{place} took longer than its timeout{said}"),
         HookEnd::NotStarted(errno) => anyhow!("{place} cannot be executed: {}", errno.desc()),
     }
 }

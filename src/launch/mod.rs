@@ -18,8 +18,10 @@ use crate::container::gate;
 use crate::container::state::{self, Process, State};
 use crate::container::store::{Store, write_atomically};
 use crate::host::cgroup::{self, Cgroup};
+use crate::host::hooks;
 use crate::init::{self, Birthright, Gate};
-use crate::plan::Plan;
+use crate::log::Log;
+use crate::plan::{HookPoint, Plan};
 use crate::sys::fd::close_inherited;
 use crate::sys::procfs::Procfs;
 use crate::wire;
@@ -42,11 +44,36 @@ pub struct Born {
 }
 
 /// Make a container, up to its start gate. On an error nothing is left of it.
-pub fn birth(store: &Store, plan: &Plan, state: State, config: &[u8], contact: Contact) -> Result<Born> {
+pub fn birth(
+    store: &Store,
+    plan: &Plan,
+    state: State,
+    config: &[u8],
+    contact: Contact,
+    log: &Log,
+) -> Result<Born> {
     let mut attempt = Attempt::default();
+    let hook_state = state.for_hooks(HookPoint::Poststop, 0);
     match try_birth(store, plan, state, config, contact, &mut attempt) {
         Ok(()) => Ok(Born { child: attempt.child.take().context("a birth without a child")? }),
-        Err(error) => Err(undone(attempt, error)),
+        Err(error) => {
+            let had_lived = attempt.child.is_some();
+            let error = undone(attempt, error);
+            if had_lived {
+                run_poststop(plan, &hook_state, log);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// A container that did not come to be has stopped as well (config.md, Prestart: "the runtime MUST ... continue the
+/// lifecycle at step 12"). Hooks that fail are told of and change nothing.
+fn run_poststop(plan: &Plan, state: &[u8], log: &Log) {
+    for hook in &plan.outside.poststop {
+        if let Err(error) = hooks::run(HookPoint::Poststop, std::slice::from_ref(hook), state) {
+            log.warn(&format!("{error:#}"));
+        }
     }
 }
 
@@ -77,10 +104,13 @@ fn try_birth(
         match made.create() {
             // A user to whom no groups were delegated can do without, if nothing depends on one.
             Err(error) if cgroup::is_denied(&error) && !group.required && group.limits.is_empty() => {
+                made.remove()?;
                 attempt.cgroup = None;
                 state.cgroup = None;
             }
-            result => result?,
+            Err(error) => return Err(error),
+            // A parent that somebody made meanwhile is not ours to remove.
+            Ok(()) => state.cgroup = Some(made.location()),
         }
     }
     attempt.host_mount = state.host_mount.clone();
