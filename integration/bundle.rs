@@ -9,7 +9,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, thread};
 
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -57,16 +58,20 @@ macro_rules! bundle {
 
 pub(crate) use {bundle, skip};
 
+/// Numbers all that must not be the same twice.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
 pub struct Bundle {
     /// The container's id; also the mark that everything it makes on the host carries.
     pub id: String,
     pub config: Value,
+    /// The program under test, or a copy of it that a test may lose.
+    pub runtime: PathBuf,
     dir: Option<TempDir>,
 }
 
 impl Bundle {
     pub fn new() -> Bundle {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         // Engines are subreapers: a container's init becomes their child, and they wait for it.
         nix::sys::prctl::set_child_subreaper(true).expect("become a subreaper");
         let id = format!("corten-test-{}-{:04}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
@@ -75,7 +80,7 @@ impl Bundle {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("open the directory");
         let mut config = default_config();
         config["linux"]["cgroupsPath"] = json!(format!("/{id}"));
-        let bundle = Bundle { id, config, dir: Some(dir) };
+        let bundle = Bundle { id, config, runtime: runtime(), dir: Some(dir) };
         for directory in [bundle.rootfs(), bundle.scratch()] {
             fs::create_dir_all(&directory).expect("make a directory");
         }
@@ -132,15 +137,20 @@ impl Bundle {
         self
     }
 
+    /// Lists a namespace, in the place of one of the same type.
     pub fn add_namespace(&mut self, namespace: Value) -> &mut Bundle {
-        self.config["linux"]["namespaces"].as_array_mut().expect("namespaces").push(namespace);
+        self.drop_namespace(namespace["type"].as_str().expect("a type"));
+        self.namespaces().push(namespace);
         self
     }
 
     pub fn drop_namespace(&mut self, kind: &str) -> &mut Bundle {
-        let namespaces = self.config["linux"]["namespaces"].as_array_mut().expect("namespaces");
-        namespaces.retain(|namespace| namespace["type"] != kind);
+        self.namespaces().retain(|namespace| namespace["type"] != kind);
         self
+    }
+
+    fn namespaces(&mut self) -> &mut Vec<Value> {
+        self.config["linux"]["namespaces"].as_array_mut().expect("namespaces")
     }
 
     /// All that the test itself may do, in all five sets, and privileges that may be gained.
@@ -160,7 +170,7 @@ impl Bundle {
 
     /// The runtime with these words behind its global options.
     pub fn call<W: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = W>) -> Call {
-        Call::new(runtime(), &self.scratch()).arg("--root").arg(self.state_root()).args(words)
+        Call::new(&self.runtime, &self.scratch()).arg("--root").arg(self.state_root()).args(words)
     }
 
     pub fn pid_file(&self) -> PathBuf {
@@ -198,6 +208,14 @@ impl Bundle {
         self.call(["exec", &self.id]).args(args).output()
     }
 
+    /// A second process that goes on by itself; says its pid. Like engines, the fixture waits for it in the end.
+    pub fn exec_detached(&self, options: &[&str], args: &[&str]) -> i32 {
+        let pid_file = self.scratch().join(format!("exec-{}.pid", COUNT.fetch_add(1, Ordering::Relaxed)));
+        let call = self.call(["exec", "--detach", "--pid-file"]).arg(&pid_file).args(options);
+        call.arg(&self.id).args(args).output().ok();
+        read_pid(&pid_file).expect("a pid file")
+    }
+
     /// A verb, its options, the id.
     pub fn verb(&self, verb: &str, options: &[&str]) -> Output {
         self.call([verb]).args(options).arg(&self.id).output()
@@ -214,19 +232,12 @@ impl Bundle {
 
     /// Init's pid, from the pid file.
     pub fn pid(&self) -> i32 {
-        let text = fs::read_to_string(self.pid_file()).expect("read the pid file");
-        text.parse().unwrap_or_else(|error| panic!("{text:?} is no pid: {error}"))
+        read_pid(&self.pid_file()).expect("a pid file")
     }
 
     /// Waits until init ended and says how: the exit code as a shell counts it.
     pub fn wait(&self) -> i32 {
-        let pid = self.pid();
-        assert!(ends(pid, DEADLINE), "init {pid} still runs");
-        match waitpid(Pid::from_raw(pid), None) {
-            Ok(WaitStatus::Exited(_, code)) => code,
-            Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
-            other => panic!("wait for init {pid}: {other:?}"),
-        }
+        wait_for(self.pid())
     }
 
     /// What the witness reports as the container's process.
@@ -254,23 +265,56 @@ impl Bundle {
         Traces::of(&self.id, &[&self.state_root()])
     }
 
-    fn reap(&self) {
-        if let Ok(Ok(pid)) = fs::read_to_string(self.pid_file()).map(|text| text.parse()) {
-            // A container that ran in the foreground was reaped by its runtime.
-            let _ = waitpid(Pid::from_raw(pid), Some(nix::sys::wait::WaitPidFlag::WNOHANG));
+    /// No process, mount, cgroup or state. The image may keep mount points that were made in it.
+    #[track_caller]
+    pub fn assert_nothing_left(&self, after: &str) {
+        Traces::default().assert_same(&self.leftovers(), after);
+    }
+
+    /// A pid namespace does not end before those who wait for its processes did so.
+    fn reap_execs(&self) {
+        let files = fs::read_dir(self.scratch()).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in files.filter(|path| path.extension() == Some(OsStr::new("pid"))) {
+            if let Some(pid) = read_pid(&path) {
+                // Either may have happened before.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                let _ = waitpid(Pid::from_raw(pid), None);
+            }
         }
+    }
+
+    fn reap_init(&self) {
+        if let Some(pid) = read_pid(&self.pid_file()) {
+            // A container that ran in the foreground was reaped by its runtime.
+            let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        }
+    }
+}
+
+fn read_pid(path: &Path) -> Option<i32> {
+    let text = fs::read_to_string(path).ok()?;
+    Some(text.parse().unwrap_or_else(|error| panic!("{text:?} is no pid: {error}")))
+}
+
+/// Waits for a process that became a child of the test: the exit code as a shell counts it.
+pub fn wait_for(pid: i32) -> i32 {
+    assert!(ends(pid, DEADLINE), "process {pid} still runs");
+    match waitpid(Pid::from_raw(pid), None) {
+        Ok(WaitStatus::Exited(_, code)) => code,
+        Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
+        other => panic!("wait for {pid}: {other:?}"),
     }
 }
 
 impl Drop for Bundle {
     fn drop(&mut self) {
         let failed = thread::panicking();
-        let delete = (self.state_root().exists() || !failed).then(|| self.verb("delete", &["--force"]));
-        self.reap();
+        self.reap_execs();
+        let delete = self.verb("delete", &["--force"]);
+        let deleted = (delete.code() == 0, delete.to_string());
+        self.reap_init();
         let left = self.leftovers();
-        if left != Traces::default() {
-            left.sweep();
-        }
+        left.sweep();
         let dir = self.dir.take().expect("there until dropped");
         if left.mounts.is_empty() {
             drop(dir);
@@ -279,7 +323,7 @@ impl Drop for Bundle {
             println!("kept {}", dir.keep().display());
         }
         if !failed {
-            delete.map(Output::ok);
+            assert!(deleted.0, "{}", deleted.1);
             Traces::default().assert_same(&left, &format!("delete --force {}", self.id));
         }
     }
@@ -344,50 +388,7 @@ fn payloads() -> &'static (PathBuf, PathBuf) {
 
 /// What `spec` writes, without a terminal.
 pub fn default_config() -> Value {
-    let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
-    json!({
-        "ociVersion": "1.3.0",
-        "process": {
-            "terminal": false,
-            "user": {"uid": 0, "gid": 0},
-            "args": ["sh"],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm"],
-            "cwd": "/",
-            "capabilities": {
-                "bounding": capabilities,
-                "effective": capabilities,
-                "permitted": capabilities,
-            },
-            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
-            "noNewPrivileges": true,
-        },
-        "root": {"path": "rootfs", "readonly": true},
-        "hostname": "corten",
-        "mounts": [
-            {"destination": "/proc", "type": "proc", "source": "proc"},
-            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
-            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
-             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]},
-            {"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-             "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]},
-            {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
-             "options": ["nosuid", "noexec", "nodev"]},
-            {"destination": "/sys", "type": "sysfs", "source": "sysfs",
-             "options": ["nosuid", "noexec", "nodev", "ro"]},
-            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-             "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
-        ],
-        "linux": {
-            "resources": {"devices": [{"allow": false, "access": "rwm"}]},
-            "namespaces": [
-                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
-            ],
-            "maskedPaths": [
-                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi",
-            ],
-            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
-        },
-    })
+    let mut config: Value = serde_json::from_str(include_str!("../config.json.example")).expect("an example");
+    config["process"]["terminal"] = json!(false);
+    config
 }

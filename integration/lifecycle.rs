@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::bundle::{bundle, skip};
 use crate::call::eventually;
-use crate::traces::Traces;
 
 #[test]
 fn create_leaves_a_container_that_waits_for_start() {
@@ -88,9 +87,8 @@ fn run_returns_128_and_the_number_of_the_signal_that_ended_the_process() {
 fn run_deletes_the_container_when_it_ends() {
     let mut bundle = bundle!();
     bundle.args(&["/bin/true"]);
-    let before = Traces::default();
     bundle.run().ok();
-    before.assert_same(&Traces::of(&bundle.id, &[&bundle.state_root()]), "run");
+    bundle.assert_nothing_left("run");
 }
 
 #[test]
@@ -339,7 +337,7 @@ fn delete_by_force_ends_a_running_container() {
     bundle.running();
     bundle.verb("delete", &["--force"]).ok();
     assert_eq!(bundle.wait(), 128 + 9);
-    Traces::default().assert_same(&Traces::of(&bundle.id, &[&bundle.state_root()]), "delete --force");
+    bundle.assert_nothing_left("delete --force");
 }
 
 #[test]

@@ -5,6 +5,16 @@ mod bundle;
 mod call;
 mod traces;
 
+mod bad_input;
+mod cgroups;
+mod cli;
+mod devices;
+mod exec;
+mod hooks;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod process;
+mod security;
+mod state;
+mod terminal;

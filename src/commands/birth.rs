@@ -48,7 +48,7 @@ pub fn give_birth(
             Console::Foreground | Console::None => terminal,
         },
     };
-    launch::birth(&context.store, &facts.cgroup, &plan, state, &bundle.text, contact)
+    launch::birth(&context.store, &plan, state, &bundle.text, contact)
 }
 
 fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespace: bool) -> State {

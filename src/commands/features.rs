@@ -2,6 +2,10 @@
 
 use anyhow::Result;
 
+use super::print_json;
+use crate::plan::facts::Facts;
+use crate::plan::features;
+
 pub fn features() -> Result<()> {
-    Ok(())
+    print_json(&features::document(&Facts::gather()?))
 }

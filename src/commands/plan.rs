@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 
-use super::{Context, birth, print};
+use super::{Context, birth, print, print_json};
 use crate::cli::{self, TextFormat};
 use crate::container::check_id;
 use crate::plan::bundle::Bundle;
 use crate::plan::facts::Facts;
 use crate::plan::request::{Console, Options};
-use crate::plan::steps;
+use crate::plan::{print as printed, steps};
 
 pub fn plan(context: &Context<'_>, options: &cli::Plan) -> Result<()> {
     check_id(&options.id)?;
@@ -21,7 +21,7 @@ pub fn plan(context: &Context<'_>, options: &cli::Plan) -> Result<()> {
     };
     let plan = steps::birth(&bundle.request(&options.id, &facts, &options_of_plan))?;
     match options.format {
-        TextFormat::Text => print(&format!("{plan:#?}")),
-        TextFormat::Json => print(&format!("{plan:#?}")),
+        TextFormat::Text => print(&printed::text(&plan)),
+        TextFormat::Json => print_json(&printed::json(&plan)),
     }
 }

@@ -1,14 +1,12 @@
 //! Who the process is, where it stands and what it runs. Runs in every process of a container.
 
 use std::ffi::{CStr, CString};
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
-use nix::sys::stat::{Mode, SFlag, stat};
-use nix::unistd::{AccessFlags, faccessat};
+use nix::sys::stat::{Mode, SFlag, fstat, stat};
+use nix::unistd::{AccessFlags, faccessat, read};
 
 use super::hooks::decimal;
 use super::{Failure, Init, Outcome};
@@ -19,20 +17,12 @@ use crate::sys::process;
 use crate::wire::Note;
 
 /// More of a passwd file is not read.
-const LONGEST_PASSWD: u64 = 1 << 20;
+const LONGEST_PASSWD: usize = 1 << 20;
 
 impl<'a> Init<'a> {
     /// The one file of the container whose text init reads, because only here it is the one that the process will see.
     pub fn home(&mut self, uid: u32) -> Outcome {
-        let root = open(c"/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-        let mut text = Vec::new();
-        // Whatever else stands there (a fifo, a directory) is not a passwd file.
-        if let Ok(file) = open_in_root(root.as_fd(), c"etc/passwd", libc::O_RDONLY | libc::O_NONBLOCK, 0) {
-            let file = File::from(file);
-            if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-                file.take(LONGEST_PASSWD).read_to_end(&mut text).map_err(|_| Errno::EIO)?;
-            }
-        }
+        let text = passwd()?;
         let home = home_in_passwd(&text, uid).unwrap_or(b"/");
         let variable = CString::new([b"HOME=", home].concat()).map_err(|_| Errno::EINVAL)?;
         self.image.add_variable(variable);
@@ -61,6 +51,29 @@ impl<'a> Init<'a> {
         let error = self.image.execute(path);
         Err(Failure::Step(error, Note::new(path.to_bytes())))
     }
+}
+
+/// The text of `/etc/passwd`, which is empty where something else stands (a fifo, a directory) or nothing.
+fn passwd() -> Result<Vec<u8>, Errno> {
+    let root = open(c"/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK;
+    let Ok(file) = open_in_root(root.as_fd(), c"etc/passwd", flags, 0) else { return Ok(Vec::new()) };
+    let found = fstat(&file)?;
+    if SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Ok(Vec::new());
+    }
+    let mut text = vec![0; LONGEST_PASSWD.min(found.st_size as usize)];
+    let mut length = 0;
+    while length < text.len() {
+        match read(&file, &mut text[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    text.truncate(length);
+    Ok(text)
 }
 
 /// The sixth field of the user's line (passwd(5)).

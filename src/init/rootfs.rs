@@ -87,7 +87,7 @@ impl Init<'_> {
 
     /// Write below `/proc/sys` of the host's procfs, which shows each process the values of its own namespaces.
     pub fn sysctl(&self, path: &CStr, value: &CStr) -> Outcome {
-        let file = self.given.procfs.file(path, libc::O_WRONLY)?;
+        let file = self.given.procfs.sysctl(path)?;
         Ok(write_once(file.as_fd(), value.to_bytes())?)
     }
 

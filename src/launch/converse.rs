@@ -123,10 +123,10 @@ pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
     match action {
         Action::FindExecutable { candidates } => not_executable(candidates, errno),
         Action::Exec { .. } => exec_failed(errno, note),
-        _ if note.as_bytes().is_empty() => anyhow!("{}: {}", format_args!("{action:?}"), errno.desc()),
+        _ if note.as_bytes().is_empty() => anyhow!("{}: {}", action.intent(), errno.desc()),
         _ => {
             let note = String::from_utf8_lossy(note.as_bytes());
-            anyhow!("{}: {} ({})", format_args!("{action:?}"), errno.desc(), note.trim())
+            anyhow!("{}: {} ({})", action.intent(), errno.desc(), note.trim())
         }
     }
 }

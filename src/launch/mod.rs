@@ -20,7 +20,6 @@ use crate::container::store::{Store, write_atomically};
 use crate::host::cgroup::{self, Cgroup};
 use crate::init::{self, Birthright, Gate};
 use crate::plan::Plan;
-use crate::plan::cgroup::CgroupLayout;
 use crate::sys::fd::close_inherited;
 use crate::sys::procfs::Procfs;
 use crate::wire;
@@ -45,14 +44,13 @@ pub struct Born {
 /// Make a container, up to its start gate. On an error nothing is left of it.
 pub fn birth(
     store: &Store,
-    layout: &CgroupLayout,
     plan: &Plan,
     state: State,
     config: &[u8],
     contact: Contact,
 ) -> Result<Born> {
     let mut attempt = Attempt::default();
-    match try_birth(store, layout, plan, state, config, contact, &mut attempt) {
+    match try_birth(store, plan, state, config, contact, &mut attempt) {
         Ok(()) => Ok(Born { child: attempt.child.take().context("a birth without a child")? }),
         Err(error) => Err(undone(attempt, error)),
     }
@@ -67,7 +65,6 @@ fn undone(attempt: Attempt, error: anyhow::Error) -> anyhow::Error {
 
 fn try_birth(
     store: &Store,
-    layout: &CgroupLayout,
     plan: &Plan,
     mut state: State,
     config: &[u8],
@@ -77,7 +74,7 @@ fn try_birth(
     let room = &*attempt.room.insert(store.claim(&state.id)?);
     room.write(crate::container::CONFIG, config)?;
     if let Some(group) = &plan.cgroup {
-        let made = attempt.cgroup.insert(cgroup::open(layout, &group.path)?);
+        let made = attempt.cgroup.insert(cgroup::open(&group.layout, &group.path)?);
         state.cgroup = Some(made.location());
     }
     // From here on a later `delete --force` knows what to look for, whatever becomes of us.

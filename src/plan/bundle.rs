@@ -5,16 +5,17 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, bail, ensure};
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::capabilities;
 use super::facts::Facts;
 use super::request::{Options, Request};
+use super::{capabilities, sysctl};
 
 /// A bundle as its author wrote it.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ impl Bundle {
         let (spec, warnings) = parse(&text).with_context(|| name.display().to_string())?;
         let bundle = Bundle { directory, text, spec, warnings };
         bundle.check_root().with_context(|| name.display().to_string())?;
+        bundle.check_network().with_context(|| name.display().to_string())?;
         Ok(bundle)
     }
 
@@ -61,12 +63,36 @@ impl Bundle {
             Err(error) => Err(error).context(format!("root.path: {shown}")),
         }
     }
+
+    /// In a joined network namespace that is the host's own, a sysctl would change the host.
+    fn check_network(&self) -> Result<()> {
+        let Some(linux) = self.spec.linux() else { return Ok(()) };
+        let sysctls = linux.sysctl().iter().flatten();
+        let Some((key, _)) = sysctls.into_iter().find(|(key, _)| sysctl::path(key).starts_with("net/"))
+        else {
+            return Ok(());
+        };
+        let mut namespaces = linux.namespaces().iter().flatten();
+        let network = namespaces.find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
+        let Some(path) = network.and_then(|network| network.path().as_ref()) else { return Ok(()) };
+        let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+        let host = identity(Path::new("/proc/self/ns/net"));
+        let joined = identity(path);
+        ensure!(
+            joined.is_none() || joined != host,
+            "linux.sysctl: {key} would change the host, whose network namespace the container joins"
+        );
+        Ok(())
+    }
 }
 
 /// A container's configuration from its text, with what it asks for in vain.
 pub fn parse(text: &[u8]) -> Result<(Spec, Vec<String>)> {
     let mut document = document(text)?;
     let mut warnings = Vec::new();
+    if let Some(members) = document.as_object_mut() {
+        FOREIGN.iter().for_each(|name| drop(members.remove(*name)));
+    }
     if let Some(process) = document.get_mut("process") {
         settle_process(process, "process", &mut warnings);
     }
@@ -134,6 +160,15 @@ const OBJECTS: &[&str] = &[
     "user",
 ];
 
+/// Scheduler flags that the types spell in a way of their own.
+const RESPELLED: &[(&str, &str)] = &[
+    ("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"),
+    ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN"),
+];
+
+/// Members about other systems, and two that the types have by mistake.
+const FOREIGN: &[&str] = &["gidMappings", "solaris", "uidMappings", "vm", "windows", "zos"];
+
 /// One step from a JSON value to one within it.
 enum Hop<'a> {
     Member(&'a str),
@@ -188,6 +223,12 @@ fn spell(path: &[Hop]) -> String {
 fn settle_process(process: &mut Value, path: &str, warnings: &mut Vec<String>) {
     let Some(process) = process.as_object_mut() else { return };
     process.entry("user").or_insert_with(|| Value::Object(Default::default()));
+    let flags = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
+    for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some((_, theirs)) = RESPELLED.iter().find(|(name, _)| flag == name) {
+            *flag = Value::from(*theirs);
+        }
+    }
     let Some(sets) = process.get_mut("capabilities").and_then(Value::as_object_mut) else { return };
     let dot = if path.is_empty() { "" } else { "." };
     for (name, set) in sets {
@@ -288,6 +329,19 @@ mod tests {
     }
 
     #[test]
+    fn scheduler_flags_are_taken_as_the_specification_spells_them() {
+        let text = br#"{"cwd":"/","scheduler":{"policy":"SCHED_OTHER","flags":
+            ["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_DL_OVERRUN","SCHED_FLAG_KEEP_POLICY"]}}"#;
+        let (process, _) = parse_process(text).unwrap();
+        assert_eq!(process.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn what_is_about_other_systems_is_none_of_our_business() {
+        parse(br#"{"ociVersion":"1.0.0","windows":7,"vm":[],"uidMappings":"x"}"#).unwrap();
+    }
+
+    #[test]
     fn versions_of_another_major_are_refused() {
         for good in ["1.0.0", "1.0.2-dev", "1.3.0+dev", "1.0.0-rc5"] {
             check_version(good).unwrap();
@@ -314,5 +368,21 @@ mod tests {
         fs::remove_file(&root).unwrap();
         fs::create_dir(&root).unwrap();
         assert_eq!(read().unwrap().text, config.as_bytes());
+    }
+
+    #[test]
+    fn the_hosts_own_network_namespace_takes_no_sysctl() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("rootfs")).unwrap();
+        let read = |key: &str| {
+            let config = serde_json::json!({"ociVersion": "1.0.0", "root": {"path": "rootfs"}, "linux": {
+                "namespaces": [{"type": "network", "path": "/proc/self/ns/net"}],
+                "sysctl": {key: "1"},
+            }});
+            fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
+            Bundle::read(directory.path(), Path::new("config.json"))
+        };
+        assert!(format!("{:#}", read("net.ipv4.ip_forward").unwrap_err()).contains("would change the host"));
+        read("kernel.msgmax").unwrap();
     }
 }

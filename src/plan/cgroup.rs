@@ -8,6 +8,10 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::GroupPlan;
+use super::limits;
+use super::request::{Cgroups, Request};
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Version {
@@ -51,15 +55,12 @@ pub struct Place {
 }
 
 impl CgroupLayout {
-    /// Whose files limit what `controller` controls, if anybody's do.
-    pub fn version_of(&self, controller: &str) -> Option<Version> {
-        let has = |hierarchy: &Hierarchy| hierarchy.controllers.iter().any(|name| name == controller);
-        if self.v1.iter().any(has) {
-            Some(Version::V1)
-        } else if self.v2.as_ref().is_some_and(has) {
-            Some(Version::V2)
-        } else {
-            None
+    /// Whether a version's files control this. The core of v2 is always there.
+    pub fn has(&self, version: Version, controller: &str) -> bool {
+        let lists = |hierarchy: &Hierarchy| hierarchy.controllers.iter().any(|name| name == controller);
+        match version {
+            Version::V1 => self.v1.iter().any(lists),
+            Version::V2 => self.v2.as_ref().is_some_and(|unified| controller == "cgroup" || lists(unified)),
         }
     }
 
@@ -73,6 +74,26 @@ impl Place {
     pub fn depth(&self) -> usize {
         self.path.components().count()
     }
+}
+
+/// The container's group and what is limited in it; `None` where there is nothing to make one on.
+pub fn plan(request: &Request) -> Result<Option<GroupPlan>> {
+    match request.options.cgroups {
+        Cgroups::Files => {}
+        Cgroups::Disabled => return Ok(None),
+        Cgroups::Systemd => {
+            bail!("linux.cgroupsPath: groups are not made through systemd yet; leave out --systemd-cgroup")
+        }
+    }
+    let linux = request.linux();
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let layout = request.facts.cgroup.clone();
+    let asked = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let path = path(asked, request.id)?;
+    let limits = limits::plan(resources, &layout, request.facts.authority)?;
+    let required = asked.is_some_and(|path| !path.as_os_str().is_empty());
+    let has_hierarchies = !layout.v1.is_empty() || layout.v2.is_some();
+    Ok(has_hierarchies.then_some(GroupPlan { layout, path, limits, required }))
 }
 
 /// The container's path, relative to the mount point of every hierarchy.
@@ -139,8 +160,8 @@ mod tests {
             v2: Some(hierarchy(&["hugetlb"])),
             ..CgroupLayout::default()
         };
-        assert_eq!(layout.version_of("cpuacct"), Some(Version::V1));
-        assert_eq!(layout.version_of("hugetlb"), Some(Version::V2));
-        assert_eq!(layout.version_of("memory"), None);
+        assert!(layout.has(Version::V1, "cpuacct") && !layout.has(Version::V2, "cpuacct"));
+        assert!(layout.has(Version::V2, "hugetlb") && !layout.has(Version::V1, "hugetlb"));
+        assert!(layout.has(Version::V2, "cgroup") && !layout.has(Version::V1, "cgroup"));
     }
 }

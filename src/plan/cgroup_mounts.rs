@@ -169,7 +169,7 @@ mod tests {
 
     use super::super::cgroup::Hierarchy;
     use super::super::testing::Given;
-    use super::super::{Open, When, mounts};
+    use super::super::{Open, mounts};
     use super::*;
 
     fn hierarchy(controllers: &[&str], directory: &str) -> Hierarchy {
@@ -199,7 +199,7 @@ mod tests {
     }
 
     fn planned(given: &Given, group: Option<&str>) -> Result<Steps> {
-        let mut steps = Steps::new(given.facts.authority, When::Birth);
+        let mut steps = Steps::new(given.facts.authority);
         mounts::plan(&given.request(), group.map(Path::new), &mut steps)?;
         Ok(steps)
     }

@@ -5,6 +5,7 @@
 use anyhow::{Context, Result, ensure};
 use oci_spec::runtime::{LinuxPersonalityDomain, Process};
 
+use super::facts::Facts;
 use super::request::{Request, c_string};
 use super::seccomp::Filter;
 use super::steps::Steps;
@@ -90,14 +91,16 @@ pub fn filter(
     let Some(profile) = request.linux().and_then(|linux| linux.seccomp().as_ref()) else {
         return Ok(None);
     };
-    let mut known = FILTER_FLAGS;
-    for ((version, patch_level), flag) in LATER_FILTER_FLAGS {
-        if request.facts.kernel_at_least(*version, *patch_level) {
-            known |= flag;
-        }
-    }
-    let filter = seccomp::plan(profile, known)?;
+    let filter = seccomp::plan(profile, known_filter_flags(request.facts))?;
     filter.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     let early = !process.no_new_privileges().unwrap_or(false);
     Ok(Some((Box::new(filter), early)))
+}
+
+/// The flags that this kernel knows, by its version.
+pub fn known_filter_flags(facts: &Facts) -> u64 {
+    let later = LATER_FILTER_FLAGS
+        .iter()
+        .filter(|((version, patch_level), _)| facts.kernel_at_least(*version, *patch_level));
+    later.fold(FILTER_FLAGS, |flags, (_, flag)| flags | flag)
 }

@@ -132,11 +132,11 @@ mod tests {
 
     use super::super::facts::Authority;
     use super::super::testing::Given;
-    use super::super::{Open, Step, When};
+    use super::super::{Open, Step};
     use super::*;
 
     fn planned(given: &Given) -> Result<Steps> {
-        let mut steps = Steps::new(given.facts.authority, When::Birth);
+        let mut steps = Steps::new(given.facts.authority);
         plan(&given.request(), &mut steps)?;
         Ok(steps)
     }
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn an_unprivileged_user_opens_the_hosts_nodes_inside() {
-        let steps = planned(&Given::new(json!({})).as_user(Authority::User)).unwrap();
+        let steps = planned(&Given::new(json!({})).run_by(Authority::User)).unwrap();
         assert!(steps.opened().is_empty());
         assert_eq!(steps.opened_inside().len(), DEFAULT.len());
     }

@@ -40,7 +40,8 @@ const SHARED: &[&str] = &[
 /// Kinds that take no SELinux label from a mount option.
 const UNLABELLED: &[&str] = &["cgroup", "cgroup2", "mqueue", "proc", "sysfs"];
 
-const CONTEXT_TYPE: &str = "run.oci.mount_context_type";
+/// crun's annotation for the option that carries `linux.mountLabel`.
+pub const CONTEXT_TYPE: &str = "run.oci.mount_context_type";
 const CONTEXT_TYPES: &[&str] = &["context", "fscontext", "defcontext", "rootcontext"];
 
 /// Ids that a filesystem is given must mean something in the container's user namespace.

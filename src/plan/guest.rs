@@ -84,18 +84,6 @@ fn grown(sets: Option<&LinuxCapabilities>, more: &[String]) -> Result<Option<Lin
     Ok(Some(grown))
 }
 
-/// `UID[:GID]`, in numbers: names are for engines, which know whose passwd file to read.
-pub fn parse_user(text: &str) -> Result<(u32, Option<u32>)> {
-    let number = |digits: &str| {
-        let number = digits.parse::<u32>().ok().filter(|id| *id != u32::MAX);
-        number.with_context(|| format!("{text:?} is not UID or UID:GID"))
-    };
-    match text.split_once(':') {
-        Some((uid, gid)) => Ok((number(uid)?, Some(number(gid)?))),
-        None => Ok((number(text)?, None)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,15 +121,6 @@ mod tests {
             assert_eq!(sets.inheritable(), &None);
             assert_eq!(sets.ambient(), &None);
             assert_eq!(sets.bounding().as_ref().unwrap().len(), 1 + asked);
-        }
-    }
-
-    #[test]
-    fn cve_2026_30892_a_user_without_a_group_is_that_user() {
-        assert_eq!(parse_user("1").unwrap(), (1, None));
-        assert_eq!(parse_user("1:2").unwrap(), (1, Some(2)));
-        for wrong in ["", ":5", "1:", "abc", "-1", "4294967295", "4294967296", "1:2:3"] {
-            parse_user(wrong).unwrap_err();
         }
     }
 }

@@ -25,14 +25,9 @@ pub struct Point {
     listed: fn(&Hooks) -> &Option<Vec<oci_spec::runtime::Hook>>,
 }
 
+#[allow(deprecated, reason = "the specification still has prestart hooks run")]
 pub const POINTS: &[Point] = &[
-    Point {
-        point: HookPoint::Prestart,
-        name: "prestart",
-        status: "creating",
-        #[expect(deprecated, reason = "the specification still has prestart hooks run")]
-        listed: Hooks::prestart,
-    },
+    Point { point: HookPoint::Prestart, name: "prestart", status: "creating", listed: Hooks::prestart },
     Point {
         point: HookPoint::CreateRuntime,
         name: "createRuntime",

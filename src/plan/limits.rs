@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use oci_spec::runtime::LinuxResources;
 use serde::Serialize;
 
@@ -65,9 +65,9 @@ pub enum Otherwise {
 }
 
 impl Limits {
-    /// Whether the configuration asks for no limit, so that a container may do without a group.
+    /// Whether there is nothing to hold a container to, so that it may do without a group.
     pub fn is_empty(&self) -> bool {
-        self.settings.is_empty()
+        self.devices.is_none() && self.settings.is_empty()
     }
 }
 
@@ -91,11 +91,8 @@ fn plan_devices(
     authority: Authority,
 ) -> Result<Option<DeviceLimits>> {
     let rules = device_rules::plan(resources.devices().as_deref().unwrap_or_default())?;
-    let version = match layout.version_of("devices") {
-        Some(Version::V1) => Version::V1,
-        // Not a controller on v2, so never listed as one: every group can have a program.
-        _ => Version::V2,
-    };
+    // On v2 it is no controller, and never listed as one: every group can have a program.
+    let version = if layout.has(Version::V1, "devices") { Version::V1 } else { Version::V2 };
     // Only root of the initial user namespace may restrict devices; nobody else can make their nodes.
     Ok((authority == Authority::Root).then_some(DeviceLimits { version, rules }))
 }
@@ -104,10 +101,12 @@ fn plan_devices(
 pub fn settings(resources: &LinuxResources, layout: &CgroupLayout) -> Result<Vec<Setting>> {
     let mut settings = Vec::new();
     for row in TABLE {
-        for asked in (row.read)(resources).with_context(|| format!("linux.resources.{}", row.field))? {
-            let field = format!("linux.resources.{}{}", row.field, asked.at);
-            let setting = row.setting(&asked, resources, layout, field.clone()).context(field)?;
-            settings.extend(setting);
+        let place = |at: &str| format!("linux.resources.{}{at}", row.field);
+        for asked in
+            (row.read)(resources).map_err(|wrong| anyhow!("{}: {}", place(&wrong.at), wrong.reason))?
+        {
+            let field = place(&asked.at);
+            settings.extend(row.setting(&asked, resources, layout, field.clone()).context(field)?);
         }
     }
     raise_swap_first(&mut settings);
@@ -157,39 +156,24 @@ impl Row {
         Ok(Some(Setting { field, version, controller, file: name, value, otherwise, not_below }))
     }
 
-    /// Whose file it is on this host. A hybrid host has some controllers here and some there.
+    /// Whose form counts on this host. A hybrid host has some controllers here and some there.
     fn version(&self, asked: &Asked, layout: &CgroupLayout) -> Result<Version> {
-        let on = |form: &Form, version| match form {
-            Form::File(file) => {
-                let controller = file.controller(asked);
-                let core = controller == "cgroup" && version == Version::V2 && layout.v2.is_some();
-                core || layout.version_of(controller) == Some(version)
+        for (version, form) in [(Version::V1, &self.v1), (Version::V2, &self.v2)] {
+            if let Form::File(file) = form
+                && layout.has(version, file.controller(asked))
+            {
+                return Ok(version);
             }
-            _ => false,
+        }
+        let (version, form) = match &layout.v2 {
+            Some(_) => (Version::V2, &self.v2),
+            None => (Version::V1, &self.v1),
         };
-        if on(&self.v1, Version::V1) {
-            return Ok(Version::V1);
+        if let Form::File(file) = form {
+            let (name, controller) = (file.name(asked), file.controller(asked));
+            bail!("{name} needs the {controller} controller, which this host has not mounted");
         }
-        match (&self.v2, &self.v1) {
-            (form, _) if on(form, Version::V2) => Ok(Version::V2),
-            (Form::File(file), _) if layout.v2.is_some() => {
-                bail!(
-                    "{} needs the {} controller, which this host does not offer",
-                    file.name(asked),
-                    file.controller(asked)
-                )
-            }
-            (_, Form::File(file)) if !layout.v1.is_empty() => {
-                bail!(
-                    "{} needs the {} controller, which is not mounted",
-                    file.name(asked),
-                    file.controller(asked)
-                )
-            }
-            _ if layout.v2.is_some() => Ok(Version::V2),
-            (_, Form::Impossible(reason)) => bail!("{reason}"),
-            _ => bail!("no cgroup hierarchy is mounted at {}", layout.root.display()),
-        }
+        Ok(version)
     }
 }
 
@@ -199,7 +183,7 @@ impl fmt::Display for Setting {
     }
 }
 
-/// One line for each write, as `corten plan` prints them.
+/// One line for each thing that is written, as `corten plan` prints them.
 impl fmt::Display for Limits {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(devices) = &self.devices {
@@ -207,11 +191,18 @@ impl fmt::Display for Limits {
                 Verdict::Deny => ("deny", "allow"),
                 Verdict::Allow => ("allow", "deny"),
             };
-            writeln!(out, "limit  devices.{default} a")?;
+            let subject = match devices.version {
+                Version::V1 => "devices.",
+                Version::V2 => "device program, ",
+            };
+            writeln!(out, "limit  {subject}{default} a")?;
             for exception in &devices.rules.exceptions {
-                writeln!(out, "limit  devices.{exceptions} {exception}")?;
+                writeln!(out, "limit  {subject}{exceptions} {exception}")?;
             }
         }
         self.settings.iter().try_for_each(|setting| writeln!(out, "limit  {setting}"))
     }
 }
+
+#[cfg(test)]
+mod tests;

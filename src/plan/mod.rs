@@ -9,6 +9,7 @@
 use std::ffi::CString;
 use std::path::PathBuf;
 
+use cgroup::CgroupLayout;
 use limits::Limits;
 use seccomp::Filter;
 
@@ -20,6 +21,7 @@ pub mod confinement;
 pub mod device_rules;
 pub mod devices;
 pub mod facts;
+pub mod features;
 pub mod filesystem;
 pub mod guest;
 pub mod hooks;
@@ -28,6 +30,7 @@ pub mod limits;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+pub mod print;
 pub mod process;
 pub mod request;
 pub mod rlimits;
@@ -38,6 +41,8 @@ pub mod steps;
 pub mod sysctl;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 /// An index into the table of descriptors that the parent opened before the first step, or that a step fills.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +93,8 @@ pub struct Outside {
 /// A control group to be made, and its limits.
 #[derive(Debug)]
 pub struct GroupPlan {
+    /// The hierarchies of this host.
+    pub layout: CgroupLayout,
     /// Relative to the mount point of every hierarchy, without a leading slash.
     pub path: PathBuf,
     pub limits: Limits,

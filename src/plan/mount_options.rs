@@ -104,6 +104,25 @@ pub fn names() -> Vec<String> {
     names
 }
 
+/// The options that mean these attributes. Relative access times are the kernel's default and not named.
+pub fn words(set: u64, clear: u64) -> impl Iterator<Item = &'static str> {
+    let said = move |effect: Effect| match effect {
+        Effect::Set(bits) => set & bits != 0,
+        Effect::Clear(bits) => clear & bits != 0,
+        Effect::Atime(mode) => mode != libc::MOUNT_ATTR_RELATIME && set & libc::MOUNT_ATTR__ATIME == mode,
+        _ => false,
+    };
+    ATTRIBUTES.iter().filter(move |(_, effect)| said(*effect)).map(|(name, _)| *name)
+}
+
+/// The name of a propagation.
+pub fn propagation_name(flags: u64) -> Option<&'static str> {
+    OTHERS.iter().find_map(|&(name, effect)| match effect {
+        Effect::Propagation(known) if known == flags => Some(name),
+        _ => None,
+    })
+}
+
 /// Propagation by its name, as `linux.rootfsPropagation` spells it too.
 pub fn propagation(name: &str) -> Option<u64> {
     OTHERS.iter().find_map(|&(known, effect)| match effect {
@@ -205,7 +224,7 @@ impl MountOptions {
     pub fn parse(options: &[String], place: &str) -> Result<MountOptions> {
         let mut parsed = MountOptions::default();
         for (index, option) in options.iter().enumerate() {
-            parsed.option(index, option).with_context(|| format!("config.json: {place}.options[{index}]"))?;
+            parsed.option(index, option).with_context(|| format!("{place}.options[{index}]"))?;
         }
         Ok(parsed)
     }
@@ -486,7 +505,7 @@ mod tests {
     fn malformed_id_mappings_are_refused_by_place() {
         assert_eq!(
             error(&["ro", "idmap=uids=0-1"]),
-            "config.json: mounts[3].options[1]: \"0-1\" is not a mapping of the form inside-outside-count"
+            "mounts[3].options[1]: \"0-1\" is not a mapping of the form inside-outside-count"
         );
         assert!(error(&["idmap=uids=0-1-0;gids=0-1-1"]).contains("\"0-1-0\""));
         assert!(error(&["idmap=uids=0-1-1"]).ends_with("needs both uids= and gids="));
@@ -495,6 +514,6 @@ mod tests {
 
     #[test]
     fn data_without_a_name_is_refused() {
-        assert_eq!(error(&["=5"]), "config.json: mounts[3].options[0]: a value without a name");
+        assert_eq!(error(&["=5"]), "mounts[3].options[0]: a value without a name");
     }
 }

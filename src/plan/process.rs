@@ -17,6 +17,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// Umask of a process whose configuration has none, as in runc and crun.
 const DEFAULT_UMASK: u32 = 0o022;
 
+/// crun's annotation for a process that keeps the caller's supplementary groups.
+pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+
 /// (uid_t) -1, which system calls take for "unchanged".
 const NOBODY_AT_ALL: u32 = u32::MAX;
 
@@ -85,11 +88,10 @@ pub fn plan_user(request: &Request, process: &Process, steps: &mut Steps) -> Res
     Ok(())
 }
 
-/// crun's annotation for keeping the caller's supplementary groups.
 fn keeps_groups(request: &Request) -> bool {
     let annotations = request.spec.annotations().as_ref();
     annotations
-        .and_then(|annotations| annotations.get("run.oci.keep_original_groups"))
+        .and_then(|annotations| annotations.get(KEEP_GROUPS))
         .is_some_and(|value| value == "1" || value == "true")
 }
 
@@ -181,4 +183,152 @@ pub fn plan_descriptors(request: &Request, steps: &mut Steps) {
     const STANDARD_STREAMS: u32 = 3;
     let listen = request.options.listen.as_ref().map_or(0, |listen| listen.fds);
     steps.every(Action::CloseOnExec { from: STANDARD_STREAMS + listen + request.options.preserve_fds });
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plan::facts::Authority;
+    use crate::plan::testing::Given;
+
+    fn process(members: Value) -> Process {
+        let mut whole = json!({"cwd": "/", "args": ["true"]});
+        members.as_object().unwrap().iter().for_each(|(name, member)| whole[name] = member.clone());
+        crate::plan::bundle::parse_process(whole.to_string().as_bytes()).unwrap().0
+    }
+
+    fn last_action(planner: impl FnOnce(&mut Steps) -> Result<()>) -> Result<Action> {
+        let mut steps = Steps::new(Authority::Root);
+        planner(&mut steps)?;
+        Ok(steps.finish().steps.pop().unwrap().action)
+    }
+
+    fn variables(members: Value, listen: Option<&Listen>) -> Vec<String> {
+        let environment = environment(&process(members), listen).unwrap();
+        environment.into_iter().map(|variable| variable.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn of_variables_with_one_name_the_last_counts() {
+        assert_eq!(variables(json!({"env": ["A=1", "B=2", "A=3", "C="]}), None), ["B=2", "A=3", "C="]);
+    }
+
+    #[test]
+    fn passed_sockets_are_announced_and_cannot_be_denied() {
+        let listen = Listen { fds: 2, names: Some("http:https".to_string()) };
+        assert_eq!(
+            variables(json!({"env": ["LISTEN_FDS=7", "A=1"]}), Some(&listen)),
+            ["A=1", "LISTEN_FDS=2", "LISTEN_PID=1", "LISTEN_FDNAMES=http:https"]
+        );
+        assert_eq!(variables(json!({"env": ["LISTEN_FDS=7"]}), None), ["LISTEN_FDS=7"]);
+    }
+
+    fn candidates(members: Value) -> Vec<String> {
+        let action = last_action(|steps| plan_executable(&process(members), steps)).unwrap();
+        let Action::FindExecutable { candidates } = action else { panic!("{action:?}") };
+        candidates.into_iter().map(|candidate| candidate.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_program_is_looked_for_in_absolute_directories_of_the_containers_path() {
+        let env = json!(["PATH=/none", "PATH=/bin:.:/opt//:relative:"]);
+        assert_eq!(candidates(json!({"args": ["sh"], "env": env})), ["/bin/sh", "/opt/sh"]);
+        assert_eq!(candidates(json!({"args": ["sh"]}))[0], "/usr/local/sbin/sh");
+    }
+
+    #[test]
+    fn a_program_with_a_slash_is_where_it_says() {
+        assert_eq!(candidates(json!({"args": ["bin/sh"], "cwd": "/srv"})), ["bin/sh"]);
+    }
+
+    #[test]
+    fn a_path_without_an_absolute_directory_finds_nothing() {
+        let process = process(json!({"args": ["sh"], "env": ["PATH=.:bin"]}));
+        let error = last_action(|steps| plan_executable(&process, steps)).unwrap_err();
+        assert_eq!(error.to_string(), "exec: \"sh\": executable file not found in $PATH");
+    }
+
+    fn groups(given: &Given, members: Value) -> Result<Option<Vec<u32>>> {
+        let action = last_action(|steps| plan_user(&given.request(), &process(members), steps))?;
+        let Action::SetUser { groups, .. } = action else { panic!("{action:?}") };
+        Ok(groups)
+    }
+
+    #[test]
+    fn supplementary_groups_are_exactly_those_asked_for() {
+        let given = Given::new(json!({}));
+        assert_eq!(groups(&given, json!({})).unwrap(), Some(vec![]));
+        let user = json!({"uid": 1, "gid": 1, "additionalGids": [5, 6]});
+        assert_eq!(groups(&given, json!({"user": user})).unwrap(), Some(vec![5, 6]));
+    }
+
+    #[test]
+    fn groups_stay_where_setgroups_is_denied_or_an_annotation_asks_for_it() {
+        let kept = Given::new(json!({"annotations": {KEEP_GROUPS: "1"}}));
+        assert_eq!(groups(&kept, json!({})).unwrap(), None);
+        let mut denied = Given::new(json!({})).run_by(Authority::NamespacedRoot);
+        denied.facts.setgroups = false;
+        assert_eq!(groups(&denied, json!({})).unwrap(), None);
+        let user = json!({"uid": 0, "gid": 0, "additionalGids": [5]});
+        assert!(
+            groups(&denied, json!({"user": user})).unwrap_err().to_string().contains("setgroups is denied")
+        );
+    }
+
+    #[test]
+    fn ids_must_be_mapped_in_a_new_user_namespace() {
+        let map = json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
+        let given = Given::new(json!({"linux": {
+            "namespaces": [{"type": "user"}], "uidMappings": map, "gidMappings": map,
+        }}));
+        let refusal = |user: Value| groups(&given, json!({"user": user})).unwrap_err().to_string();
+        let unmapped = "is not mapped in the container's user namespace";
+        assert_eq!(refusal(json!({"uid": 10, "gid": 0})), format!("process.user.uid: 10 {unmapped}"));
+        assert_eq!(refusal(json!({"uid": 9, "gid": 11})), format!("process.user.gid: 11 {unmapped}"));
+        let user = json!({"uid": 9, "gid": 9, "additionalGids": [9, 12]});
+        assert_eq!(refusal(user), format!("process.user.additionalGids[1]: 12 {unmapped}"));
+    }
+
+    #[test]
+    fn cve_2024_21626_everything_above_the_given_descriptors_closes() {
+        let mut given = Given::new(json!({}));
+        given.options.preserve_fds = 2;
+        given.options.listen = Some(Listen { fds: 1, names: None });
+        let action = last_action(|steps| {
+            plan_descriptors(&given.request(), steps);
+            Ok(())
+        });
+        assert!(matches!(action.unwrap(), Action::CloseOnExec { from: 6 }));
+    }
+
+    #[test]
+    fn home_is_looked_up_only_where_it_is_not_given() {
+        let planned = |members: Value| {
+            let mut steps = Steps::new(Authority::Root);
+            plan_home(&process(members), &mut steps);
+            steps.finish().steps.len()
+        };
+        assert_eq!(planned(json!({"env": ["HOME="]})), 0);
+        assert_eq!(planned(json!({"env": ["HOMEPAGE=x"]})), 1);
+    }
+
+    #[test]
+    fn a_terminal_and_whoever_takes_it_come_together() {
+        let planned = |console: Console, terminal: bool| {
+            let mut given = Given::new(json!({}));
+            given.options.console = console;
+            let process = process(json!({"terminal": terminal, "consoleSize": {"height": 24, "width": 80}}));
+            let mut steps = Steps::new(Authority::Root);
+            plan_terminal(&given.request(), &process, &mut steps).map(|()| steps.outside.terminal)
+        };
+        let size = Some(Terminal { rows: 24, columns: 80 });
+        assert_eq!(planned(Console::Foreground, true).unwrap(), size);
+        assert_eq!(planned(Console::Socket("/s".into()), true).unwrap(), size);
+        assert_eq!(planned(Console::Foreground, false).unwrap(), None);
+        assert_eq!(planned(Console::None, false).unwrap(), None);
+        planned(Console::None, true).unwrap_err();
+        planned(Console::Socket("/s".into()), false).unwrap_err();
+    }
 }

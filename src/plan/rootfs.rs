@@ -103,14 +103,14 @@ mod tests {
 
     use super::super::facts::Authority;
     use super::super::testing::Given;
-    use super::super::{Open, Step, When};
+    use super::super::{Open, Step};
     use super::*;
 
     type Planner = fn(&Request, &mut Steps) -> Result<()>;
 
     fn printed(config: Value, planner: Planner) -> Result<Vec<String>> {
         let given = Given::new(config);
-        let mut steps = Steps::new(Authority::Root, When::Birth);
+        let mut steps = Steps::new(Authority::Root);
         planner(&given.request(), &mut steps)?;
         Ok(steps.listed().iter().map(|step| format!("{:?}", step.action)).collect())
     }
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn the_root_is_a_recursive_tree_of_the_bundle_and_no_symbolic_link() {
         let given = Given::new(json!({}));
-        let mut steps = Steps::new(Authority::Root, When::Birth);
+        let mut steps = Steps::new(Authority::Root);
         plan(&given.request(), &mut steps).unwrap();
         let [(_, Open::Tree { source, recursive: true, follow: false, idmap: None })] = steps.opened() else {
             panic!("{:?}", steps.opened());
@@ -168,7 +168,7 @@ mod tests {
     fn a_root_that_cannot_be_pivoted_to_is_moved() {
         let mut given = Given::new(json!({"linux": {"namespaces": [{"type": "mount"}]}}));
         given.options.no_pivot = true;
-        let mut steps = Steps::new(Authority::Root, When::Birth);
+        let mut steps = Steps::new(Authority::Root);
         plan_entry(&given.request(), &mut steps).unwrap();
         assert!(matches!(steps.listed(), [Step { action: Action::MoveRoot, .. }]), "{:?}", steps.listed());
     }

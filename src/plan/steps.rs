@@ -10,18 +10,17 @@ use oci_spec::runtime::Process;
 
 use super::facts::Authority;
 use super::namespaces::Place;
-use super::request::{Cgroups, Request};
+use super::request::Request;
 use super::{
-    Action, Enter, GroupPlan, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When,
-    capabilities, cgroup, confinement, devices, hooks, limits, mounts, namespaces, process, rlimits, rootfs,
-    scheduling, sysctl,
+    Action, Enter, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities,
+    cgroup, confinement, devices, hooks, mounts, namespaces, process, rlimits, rootfs, scheduling, sysctl,
 };
 
 /// The birth of a container.
 pub fn birth(request: &Request) -> Result<Plan> {
-    let mut steps = Steps::new(request.facts.authority, When::Birth);
+    let mut steps = Steps::new(request.facts.authority);
     request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
-    let cgroup = group(request).context("config.json")?;
+    let cgroup = cgroup::plan(request).context("config.json")?;
     let path = cgroup.as_ref().map(|group| group.path.as_path());
     order_of_birth(request, path, &mut steps).context("config.json")?;
     Ok(Plan { cgroup, ..steps.finish() })
@@ -29,7 +28,7 @@ pub fn birth(request: &Request) -> Result<Plan> {
 
 /// One more process in the container whose first process is `init_pid`.
 pub fn guest(request: &Request, process: &Process, init_pid: i32) -> Result<Plan> {
-    let mut steps = Steps::new(request.facts.authority, When::Every);
+    let mut steps = Steps::of_a_guest(request.facts.authority);
     request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     order_of_guest(request, process, init_pid, &mut steps)?;
     Ok(steps.finish())
@@ -58,12 +57,13 @@ fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) ->
     rootfs::plan(request, steps)?;
     mounts::plan(request, group, steps)?;
     devices::plan(request, steps)?;
-    process::plan_terminal(request, process, steps)?;
     if !steps.outside.prestart.is_empty() || !steps.outside.create_runtime.is_empty() {
         steps.birth(Action::Report(Moment::Assembled));
     }
     hooks::plan_inside(request, HookPoint::CreateContainer, steps)?;
     sysctl::plan(request, steps)?;
+    // After the hooks, whose words are for the runtime's own streams.
+    process::plan_terminal(request, process, steps)?;
     steps.birth(Action::ReopenNull);
     process::plan_directory(process, steps)?;
     // From here on nothing is made inside: first whole filesystems, then parts of them, then the root.
@@ -96,25 +96,6 @@ fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &m
         steps.every(scheduling::affinity(cpus).context("process.execCPUAffinity.final")?);
     }
     become_process(request, process, steps)
-}
-
-/// The container's cgroup and its limits.
-fn group(request: &Request) -> Result<Option<GroupPlan>> {
-    let linux = request.linux();
-    let resources = linux.and_then(|linux| linux.resources().as_ref());
-    match request.options.cgroups {
-        Cgroups::Files => {}
-        Cgroups::Disabled => return Ok(None),
-        Cgroups::Systemd => {
-            bail!("linux.cgroupsPath: groups are not made through systemd yet; leave out --systemd-cgroup")
-        }
-    }
-    let asked = linux.and_then(|linux| linux.cgroups_path().as_deref());
-    Ok(Some(GroupPlan {
-        path: cgroup::path(asked, request.id)?,
-        limits: limits::plan(resources, &request.facts.cgroup, request.facts.authority)?,
-        required: asked.is_some_and(|path| !path.as_os_str().is_empty()),
-    }))
 }
 
 /// The cgroup comes first: whatever follows is accounted for, and a cgroup namespace is rooted there.
@@ -199,7 +180,7 @@ pub struct Steps {
 }
 
 impl Steps {
-    pub fn new(authority: Authority, of: When) -> Steps {
+    pub fn new(authority: Authority) -> Steps {
         Steps {
             enter: Enter::default(),
             outside: Outside::default(),
@@ -211,8 +192,13 @@ impl Steps {
             trees_inside: Vec::new(),
             trees_come_at: 0,
             authority,
-            of,
+            of: When::Birth,
         }
+    }
+
+    /// Those of a container's first process alone are left out.
+    pub fn of_a_guest(authority: Authority) -> Steps {
+        Steps { of: When::Every, ..Steps::new(authority) }
     }
 
     pub fn is_birth(&self) -> bool {
@@ -277,7 +263,7 @@ impl Steps {
         self.warnings.push(warning);
     }
 
-    fn finish(mut self) -> Plan {
+    pub fn finish(mut self) -> Plan {
         let at = self.trees_come_at;
         let trees = self.trees_inside.into_iter().map(|action| Step { when: When::Birth, action });
         self.steps.splice(at..at, trees);

@@ -29,9 +29,8 @@ impl Given {
         Given { spec, warnings, facts: host(Authority::Root), options: Options::default() }
     }
 
-    pub fn as_user(mut self, authority: Authority) -> Given {
-        self.facts = host(authority);
-        self
+    pub fn run_by(self, authority: Authority) -> Given {
+        Given { facts: host(authority), ..self }
     }
 
     pub fn request(&self) -> Request<'_> {

@@ -38,6 +38,12 @@ impl Procfs {
         open_in_one_mount(self.0.as_fd(), path, flags)
     }
 
+    /// Open a kernel parameter for writing; `path` is relative to `/proc/sys`.
+    pub fn sysctl(&self, path: &CStr) -> Result<OwnedFd, Errno> {
+        let parameters = self.file(c"sys", libc::O_PATH | libc::O_DIRECTORY)?;
+        open_beneath(parameters.as_fd(), path, libc::O_WRONLY)
+    }
+
     /// Write `text` to a file, in one call.
     pub fn write(&self, path: &CStr, text: &[u8]) -> Result<(), Errno> {
         write_once(self.file(path, libc::O_WRONLY)?.as_fd(), text)

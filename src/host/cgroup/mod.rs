@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ pub trait Cgroup {
     fn location(&self) -> Location;
 }
 
-/// A group that may not exist yet. Looks what is there already, so that removal knows what is not ours.
+/// The group of a container that does not exist yet. Looks what is there already, and is not ours to remove.
 pub fn open(layout: &CgroupLayout, path: &Path) -> Result<Box<dyn Cgroup>> {
     let root = Root::open(&layout.root)?;
     let survey = |hierarchy: &Hierarchy| -> Result<Place> {
@@ -81,8 +81,11 @@ pub fn of_pid(location: &Location, pid: Pid) -> Result<Location> {
     let groups: HashMap<&str, &str> =
         own.lines().filter_map(|line| line.split_once(':')?.1.split_once(":/")).collect();
     let place = |place: &Place, listed: &str| -> Result<Place> {
-        let Some(path) = groups.get(listed) else { bail!("{path} does not list {listed:?}") };
-        let path = PathBuf::from(path);
+        let Some(group) = groups.get(listed) else { bail!("{path} does not list {listed:?}") };
+        let path = PathBuf::from(group);
+        if path.components().any(|component| component == Component::ParentDir) {
+            bail!("process {pid} is in the group {group:?}, outside of our cgroup namespace");
+        }
         let found = path.components().count();
         Ok(Place { hierarchy: place.hierarchy.clone(), path, found })
     };

@@ -1,14 +1,15 @@
 //! The trees, against a directory that looks like hierarchies, and as root against this host's own.
 
 use std::fs;
-use std::io::Write;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use oci_spec::runtime::LinuxResources;
 use tempfile::TempDir;
 
 use super::*;
+use crate::plan::cgroup::{CgroupLayout, Version};
 use crate::plan::facts::{self, Authority};
 use crate::plan::limits;
 
@@ -91,6 +92,143 @@ fn a_missing_file_is_an_error_that_names_field_and_file() {
     );
 }
 
+#[test]
+fn a_missing_file_is_none_where_the_kernel_has_another() {
+    let fake = Fake::v2("io memory").file("pods/web/io.weight", "").file("pods/web/memory.max", "");
+    fake.open()
+        .apply(&fake.limits(r#"{"blockIO": {"weight": 1000}, "memory": {"limit": 5, "swap": 5}}"#))
+        .unwrap();
+    assert_eq!(fake.read("pods/web/io.weight"), "10000");
+    assert_eq!(fake.read("pods/web/memory.max"), "5");
+}
+
+#[test]
+fn a_controller_that_is_not_handed_down_is_named() {
+    let fake = Fake::v2("cpu memory")
+        .file("cgroup.controllers", "cpu memory")
+        .file("cgroup.subtree_control", "memory")
+        .file("pods/cgroup.controllers", "memory")
+        .file("pods/web/cgroup.controllers", "memory");
+    assert_eq!(
+        fake.refusal(r#"{"cpu": {"shares": 1024}}"#),
+        "linux.resources.cpu.shares: ROOT/pods/web/cpu.weight is missing: \
+         ROOT/pods has no cpu controller to hand down"
+    );
+}
+
+#[test]
+fn controllers_are_enabled_in_every_group_above() {
+    let fake = Fake::v2("cpu memory pids")
+        .file("cgroup.subtree_control", "cpu memory")
+        .file("pods/cgroup.subtree_control", "")
+        .file("pods/web/cgroup.procs", "")
+        .file("pods/web/cgroup.freeze", "0\n")
+        .file("pods/web/cgroup.type", "domain\n");
+    let mut cgroup = fake.open();
+    cgroup.create().unwrap();
+    assert!(cgroup.birthplace().is_some());
+    // Over what was there, since this is a file and not a kernel.
+    assert!(fake.read("cgroup.subtree_control").starts_with("+pids"));
+    assert_eq!(fake.read("pods/cgroup.subtree_control"), "+cpu +memory +pids");
+}
+
+#[test]
+fn a_group_that_cannot_be_a_domain_becomes_threaded() {
+    let fake = Fake::v2("cpu")
+        .file("cgroup.subtree_control", "cpu")
+        .file("pods/cgroup.subtree_control", "cpu")
+        .file("pods/web/cgroup.procs", "")
+        .file("pods/web/cgroup.freeze", "0\n")
+        .file("pods/web/cgroup.type", "domain invalid\n");
+    fake.open().create().unwrap();
+    assert!(fake.read("pods/web/cgroup.type").starts_with("threaded"));
+}
+
+#[test]
+fn a_group_with_processes_or_frozen_is_refused() {
+    let v1 = Fake::v1(&["pids"]).file("pids/pods/web/cgroup.procs", "17\n");
+    let v2 = Fake::v2("pids").file("pods/web/cgroup.procs", "").file("pods/web/cgroup.freeze", "1\n");
+    let freezer = Fake::v1(&["freezer"])
+        .file("freezer/pods/web/cgroup.procs", "")
+        .file("freezer/pods/web/freezer.state", "FROZEN\n");
+    let said = |fake: &Fake| fake.open().create().unwrap_err().to_string();
+    assert!(said(&v1).ends_with("exists already and is not empty: process 17 is in it"), "{}", said(&v1));
+    assert!(said(&v2).ends_with("exists already and is frozen"), "{}", said(&v2));
+    assert!(said(&freezer).ends_with("exists already and is frozen"), "{}", said(&freezer));
+}
+
+#[test]
+fn a_new_cpuset_has_what_its_parent_has_on_the_whole_way_down() {
+    let fake = Fake::v1(&["cpuset"]).file("cpuset/cpuset.cpus", "0-3\n").file("cpuset/cpuset.mems", "\n");
+    let error = format!("{:#}", fake.open().create().unwrap_err());
+    // A kernel would have made the files of the new group.
+    assert!(error.ends_with("cpuset/pods/cpuset.cpus: ENOENT: No such file or directory"), "{error}");
+}
+
+#[test]
+fn removal_takes_what_was_made_and_leaves_what_was_found() {
+    let fake = Fake::v1(&["pids"]).file("pids/pods/keep", "");
+    let cgroup = fake.open();
+    let web = fake.directory.path().join("pids/pods/web");
+    fs::create_dir_all(web.join("nested/deep")).unwrap();
+    cgroup.remove().unwrap();
+    assert!(!web.exists());
+    assert!(web.parent().unwrap().exists());
+
+    let adopted = Fake::v1(&["pids"]).file("pids/pods/web/pids.max", "");
+    let web = adopted.directory.path().join("pids/pods/web");
+    let cgroup = adopted.open();
+    fs::create_dir(web.join("nested")).unwrap();
+    cgroup.remove().unwrap();
+    assert!(web.exists() && !web.join("nested").exists());
+}
+
+#[test]
+fn removal_takes_the_parents_that_were_made_unless_somebody_uses_them() {
+    for used in [false, true] {
+        let fake = Fake::v1(&["pids"]).file("pids/tasks", "");
+        let cgroup = fake.open();
+        let pods = fake.directory.path().join("pids/pods");
+        fs::create_dir_all(pods.join("web")).unwrap();
+        if used {
+            fs::create_dir(pods.join("other")).unwrap();
+        }
+        cgroup.remove().unwrap();
+        assert_eq!(pods.exists(), used);
+    }
+}
+
+#[test]
+fn a_location_survives_the_state_file() {
+    let fake = Fake::v1(&["cpu,cpuacct", "name=systemd"]);
+    let location = fake.open().location();
+    let json = serde_json::to_string(&location).unwrap();
+    assert_eq!(serde_json::from_str::<Location>(&json).unwrap(), location);
+    assert_eq!(reopen(&location).unwrap().location(), location);
+}
+
+#[test]
+fn a_process_is_found_where_it_is() {
+    let Some(layout) = host("a_process_is_found_where_it_is") else { return };
+    let planned = open(&layout, Path::new("elsewhere")).unwrap().location();
+    let own = of_pid(&planned, Pid::this()).unwrap();
+    let listed = fs::read_to_string("/proc/self/cgroup").unwrap();
+    for place in &own.v1 {
+        let line = format!(":{}:/{}", place.hierarchy.controllers.join(","), place.path.display());
+        assert!(listed.lines().any(|own| own.ends_with(&line)), "{line}");
+        assert_eq!(place.found, place.depth());
+    }
+}
+
+#[test]
+fn a_user_who_may_not_make_groups_is_told_apart() {
+    let denied = |errno: Errno| {
+        is_denied(&anyhow::anyhow!(errno).context("make /sys/fs/cgroup/web").context("create"))
+    };
+    assert!([Errno::EACCES, Errno::EPERM, Errno::EROFS].into_iter().all(denied));
+    assert!(!denied(Errno::ENOSPC));
+}
+
 /// This host's hierarchies, unless the test cannot run here.
 fn host(test: &str) -> Option<CgroupLayout> {
     if !nix::unistd::geteuid().is_root() {
@@ -157,9 +295,15 @@ impl Temporary {
         });
         let enter: String =
             doors.into_iter().chain(unified).map(|door| format!("echo 0 > {door}; ")).collect();
-        let mut shell = Command::new("sh").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        shell.stdin.take().unwrap().write_all(format!("{enter}{script}").as_bytes()).unwrap();
+        let mut shell = Command::new("sh");
         shell
+            .arg("-c")
+            .arg(enter + script)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     }
 
     fn wait_for_pids(&self, count: usize) {
@@ -191,14 +335,14 @@ fn a_real_group_is_made_limited_and_removed() {
                 "pids": {"limit": 7}}"#,
         );
         assert_eq!(real.read("pids", "pids.max"), "7");
-        match layout.version_of("cpu") {
-            Some(crate::plan::cgroup::Version::V1) => {
+        match layout.has(Version::V1, "cpu") {
+            true => {
                 assert_eq!(real.read("cpu", "cpu.shares"), "512");
                 assert_eq!(real.read("cpu", "cpu.cfs_quota_us"), "50000");
                 assert_eq!(real.read("memory", "memory.limit_in_bytes"), "67108864");
                 assert_eq!(real.read("memory", "memory.memsw.limit_in_bytes"), "67108864");
             }
-            _ => {
+            false => {
                 assert_eq!(real.read("cpu", "cpu.weight"), "59");
                 assert_eq!(real.read("cpu", "cpu.max"), "50000 100000");
                 assert_eq!(real.read("memory", "memory.max"), "67108864");
@@ -224,4 +368,108 @@ fn processes_in_a_real_group_are_listed_frozen_and_killed() {
     shell.wait().unwrap();
     real.cgroup.remove().unwrap();
     assert_eq!(real.cgroup.pids().unwrap(), []);
+}
+
+#[test]
+fn limits_that_the_kernel_holds_against_each_other_can_be_raised_and_lowered() {
+    let Some(layout) = host("limits_that_the_kernel_holds_against_each_other_can_be_raised_and_lowered")
+    else {
+        return;
+    };
+    let real = Temporary::new(&layout, "order");
+    for size in [64 << 20, 256 << 20, 32 << 20] {
+        real.apply(&format!(
+            r#"{{"memory": {{"limit": {size}, "swap": {size}}},
+                "cpu": {{"quota": {}, "burst": {}}}}}"#,
+            size >> 10,
+            size >> 11
+        ));
+        let (file, burst) = match layout.has(Version::V1, "memory") {
+            true => ("memory.limit_in_bytes", "cpu.cfs_burst_us"),
+            false => ("memory.max", "cpu.max.burst"),
+        };
+        assert_eq!(real.read("memory", file), size.to_string());
+        assert_eq!(real.read("cpu", burst), (size >> 11).to_string());
+    }
+}
+
+/// The v2 hierarchy alone, which this host may have beside the v1 ones.
+fn unified(test: &str) -> Option<CgroupLayout> {
+    let layout = host(test)?;
+    if layout.v2.is_none() {
+        println!("skipped: {test}: no cgroup v2 hierarchy is mounted");
+        return None;
+    }
+    // Its controllers are the host's business: enabling them would outlast the test.
+    let v2 = layout.v2.map(|unified| Hierarchy { controllers: Vec::new(), ..unified });
+    Some(CgroupLayout { v1: Vec::new(), v2, ..layout })
+}
+
+#[test]
+fn a_v2_group_freezes_thaws_and_is_killed_with_those_below_it() {
+    let Some(layout) = unified("a_v2_group_freezes_thaws_and_is_killed_with_those_below_it") else { return };
+    let real = Temporary::new(&layout, "v2");
+    let place = real.cgroup.location().v2.unwrap();
+    let nested = layout.root.join(&place.hierarchy.directory).join(&place.path).join("nested");
+    fs::create_dir(&nested).unwrap();
+    let mut shell =
+        real.shell(&format!("echo 0 > {}/cgroup.procs; sleep 1000 & sleep 1000", nested.display()));
+    real.wait_for_pids(3);
+    for frozen in [true, false, true] {
+        real.cgroup.freeze(frozen).unwrap();
+        assert_eq!(real.cgroup.is_frozen().unwrap(), frozen);
+    }
+    real.cgroup.kill().unwrap();
+    shell.wait().unwrap();
+    real.cgroup.remove().unwrap();
+    assert!(!nested.parent().unwrap().exists());
+}
+
+#[test]
+fn a_device_program_holds_and_gives_way_to_the_next() {
+    let Some(layout) = unified("a_device_program_holds_and_gives_way_to_the_next") else { return };
+    let real = Temporary::new(&layout, "devices");
+    // /dev/kmsg is no default device.
+    let readable = |device: &str| real.shell(&format!("exec < {device}")).wait().unwrap().success();
+    let programs = || {
+        let group = Group::new(&Root::open(&layout.root).unwrap(), real.cgroup.location().v2.unwrap());
+        crate::sys::bpf::device_programs(group.directory().unwrap().as_fd()).unwrap()
+    };
+    real.apply(r#"{"devices": [{"allow": true}]}"#);
+    assert!(readable("/dev/kmsg") && programs().is_empty());
+    real.apply(r#"{"devices": [{"allow": false, "access": "rwm"}]}"#);
+    let first = programs();
+    assert!(readable("/dev/zero") && !readable("/dev/kmsg"));
+    real.apply(r#"{"devices": [{"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]}"#);
+    assert!(readable("/dev/zero") && readable("/dev/kmsg"));
+    real.apply(r#"{"devices": [{"allow": true}, {"allow": false, "type": "c", "major": 1, "minor": 11, "access": "w"}]}"#);
+    assert!(readable("/dev/kmsg") && !readable("/dev/kmsg; exec > /dev/kmsg"));
+    assert_eq!((first.len(), programs().len()), (1, 1));
+    assert_ne!(first, programs());
+}
+
+#[test]
+fn v1_device_rules_hold() {
+    let Some(layout) = host("v1_device_rules_hold") else { return };
+    if !layout.has(Version::V1, "devices") {
+        println!("skipped: v1_device_rules_hold: no v1 devices hierarchy is mounted");
+        return;
+    }
+    let real = Temporary::new(&layout, "rules");
+    let readable = |device: &str| real.shell(&format!("exec < {device}")).wait().unwrap().success();
+    real.apply(r#"{"devices": [{"allow": false, "access": "rwm"}]}"#);
+    assert!(readable("/dev/zero") && !readable("/dev/kmsg"));
+    assert!(real.read("devices", "devices.list").lines().eq([
+        "c *:* m",
+        "b *:* m",
+        "c 1:3 rwm",
+        "c 1:8 rwm",
+        "c 1:7 rwm",
+        "c 5:0 rwm",
+        "c 1:5 rwm",
+        "c 1:9 rwm",
+        "c 136:* rwm",
+        "c 5:2 rwm",
+        "c 10:200 rwm",
+    ]));
 }

@@ -51,6 +51,9 @@ impl V2 {
 
     /// Have every group above hand these controllers down. What cannot be enabled is no error until a limit needs it.
     pub fn enable(&self, controllers: &[&str]) -> Result<()> {
+        if controllers.is_empty() {
+            return Ok(());
+        }
         for ancestor in self.group.ancestors() {
             let enabled = ancestor.read(CONTROL)?;
             let missing: Vec<String> = controllers

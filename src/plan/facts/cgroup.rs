@@ -3,7 +3,8 @@
 //! Runs outside, on every create. Looks at `/proc/self/cgroup` and one statfs(2) per hierarchy; only a hierarchy
 //! that is not where everybody mounts it costs a walk through mountinfo.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -15,40 +16,43 @@ use crate::plan::cgroup::{CgroupLayout, Hierarchy, Version};
 /// The hierarchies mounted at and below `root`, which is `/sys/fs/cgroup`. None at all is a fact too.
 pub fn layout(root: &Path) -> Result<CgroupLayout> {
     let mut layout = CgroupLayout { root: root.to_owned(), ..CgroupLayout::default() };
-    if mounted(root)? == Some(Version::V2) {
-        layout.v2 = Some(unified(root, PathBuf::new())?);
-        return Ok(layout);
-    }
-    let own = read(Path::new("/proc/self/cgroup"))?;
+    let only_v2 = mounted(root)? == Some(Version::V2);
+    let groups = read(Path::new("/proc/self/cgroup"))?;
     let mut mountinfo = None;
-    for line in own.lines() {
-        let Some(listed) = line.split(':').nth(1) else { continue };
-        let version = if listed.is_empty() { Version::V2 } else { Version::V1 };
-        let mut directory = None;
-        for usual in usual_directories(listed) {
-            if mounted(&root.join(usual))? == Some(version) {
-                directory = Some(PathBuf::from(usual));
-                break;
-            }
-        }
-        if directory.is_none() {
-            let mountinfo = match &mountinfo {
-                Some(text) => text,
-                None => mountinfo.insert(read(Path::new("/proc/self/mountinfo"))?),
-            };
-            directory = find_mount(mountinfo, listed)
-                .map(|found| found.strip_prefix(root).map(PathBuf::from).unwrap_or(found));
-        }
+    // ID:CONTROLLERS:PATH, without controllers for v2 (cgroups(7)).
+    for listed in groups.lines().filter_map(|line| line.split(':').nth(1)) {
+        let directory = match listed {
+            "" if only_v2 => Some(PathBuf::new()),
+            _ if only_v2 => None,
+            _ => find_directory(root, listed, &mut mountinfo)?,
+        };
         // A hierarchy that exists but is mounted nowhere has no files to write: its limits are refused by name.
         let Some(directory) = directory else { continue };
-        match version {
-            Version::V2 => layout.v2 = Some(unified(root, directory)?),
-            Version::V1 => layout
-                .v1
-                .push(Hierarchy { controllers: listed.split(',').map(String::from).collect(), directory }),
+        if listed.is_empty() {
+            let controllers = read(&root.join(&directory).join("cgroup.controllers"))?;
+            let controllers = controllers.split_whitespace().map(String::from).collect();
+            layout.v2 = Some(Hierarchy { controllers, directory });
+        } else {
+            let controllers = listed.split(',').map(String::from).collect();
+            layout.v1.push(Hierarchy { controllers, directory });
         }
     }
     Ok(layout)
+}
+
+fn find_directory(root: &Path, listed: &str, mountinfo: &mut Option<String>) -> Result<Option<PathBuf>> {
+    let version = if listed.is_empty() { Version::V2 } else { Version::V1 };
+    for usual in usual_directories(listed) {
+        if mounted(&root.join(usual))? == Some(version) {
+            return Ok(Some(PathBuf::from(usual)));
+        }
+    }
+    let mountinfo = match mountinfo {
+        Some(text) => text,
+        None => mountinfo.insert(read(Path::new("/proc/self/mountinfo"))?),
+    };
+    Ok(find_mount(mountinfo, listed)
+        .map(|found| found.strip_prefix(root).map(PathBuf::from).unwrap_or(found)))
 }
 
 /// Where a hierarchy usually is: under its own name, under one of its controllers' (a link), or at `unified`.
@@ -81,11 +85,6 @@ fn find_mount(mountinfo: &str, listed: &str) -> Option<PathBuf> {
     })
 }
 
-fn unified(root: &Path, directory: PathBuf) -> Result<Hierarchy> {
-    let controllers = read(&root.join(&directory).join("cgroup.controllers"))?;
-    Ok(Hierarchy { controllers: controllers.split_whitespace().map(String::from).collect(), directory })
-}
-
 fn mounted(path: &Path) -> Result<Option<Version>> {
     match statfs(path).map(|filesystem| filesystem.filesystem_type()) {
         Ok(CGROUP2_SUPER_MAGIC) => Ok(Some(Version::V2)),
@@ -95,8 +94,13 @@ fn mounted(path: &Path) -> Result<Option<Version>> {
     }
 }
 
+/// In one read(2), as a rule: the kernel composes these texts anew at each.
 fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+    let mut text = String::with_capacity(32 << 10);
+    File::open(path)
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .with_context(|| format!("read {}", path.display()))?;
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
 //! Reading `linux.resources` for the table: one value or a list of them, checked.
 //!
-//! Pure. `limits.rs` puts the row's JSON path before every error; lists add their index here.
+//! Pure. Errors carry the path below the row's field; `limits.rs` puts the rest before it.
 
-use std::fmt::Display;
+use std::collections::HashMap;
 
-use anyhow::{Result, bail, ensure};
 use oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice, LinuxWeightDevice,
 };
@@ -22,7 +21,26 @@ pub struct Asked {
     pub text: String,
 }
 
-pub type Read = Result<Vec<Asked>>;
+pub type Read = Result<Vec<Asked>, Wrong>;
+
+/// Why a value is refused.
+#[derive(Debug)]
+pub struct Wrong {
+    pub at: String,
+    pub reason: String,
+}
+
+impl From<String> for Wrong {
+    fn from(reason: String) -> Wrong {
+        Wrong { at: String::new(), reason }
+    }
+}
+
+impl Wrong {
+    fn under(self, place: &str) -> Wrong {
+        Wrong { at: place.to_string() + &self.at, ..self }
+    }
+}
 
 /// Files of the cgroup core that move or stop processes, or take controllers away: not limits.
 const NOT_LIMITS: [&str; 6] = [
@@ -46,7 +64,7 @@ pub fn nonzero<T: Into<i128> + Copy>(asked: Option<T>) -> Option<i128> {
 pub fn ranged(asked: Option<impl Into<i128>>, valid: impl Fn(i128) -> bool, meaning: &str) -> Read {
     let asked = asked.map(Into::into);
     if let Some(number) = asked.filter(|number| !valid(*number)) {
-        bail!("{number} is not {meaning}");
+        return Err(format!("{number} is not {meaning}").into());
     }
     number(asked)
 }
@@ -72,7 +90,9 @@ pub fn quota(resources: &LinuxResources) -> Option<i128> {
 pub fn burst(resources: &LinuxResources) -> Read {
     let burst = cpu(resources).burst();
     if let (Some(burst), Some(quota @ 0..)) = (burst, quota(resources)) {
-        ensure!(i128::from(burst) <= quota, "{burst} is more than the quota, {quota}");
+        if i128::from(burst) > quota {
+            return Err(format!("{burst} is more than the quota, {quota}").into());
+        }
     }
     number(burst)
 }
@@ -87,10 +107,10 @@ pub fn swap(resources: &LinuxResources) -> Read {
         // Without a limit for memory none is meant for swap.
         (Some(-1), None) => number(Some(-1)),
         (None, Some(swap @ 1..)) => {
-            bail!("{swap} is for memory and swap together, but there is no memory.limit")
+            Err(format!("{swap} is for memory and swap together, but there is no memory.limit").into())
         }
         (Some(limit), Some(swap @ 1..)) if swap < limit => {
-            bail!("{swap} is for memory and swap together, and below memory.limit, {limit}")
+            Err(format!("{swap} is for memory and swap together, and below memory.limit, {limit}").into())
         }
         (_, swap) => limit(swap),
     }
@@ -112,7 +132,7 @@ pub fn device_weights(
     let io = block_io(resources);
     let devices = io.weight_device().as_deref().unwrap_or_default();
     list(devices, |device| {
-        let asked = weight(weight_of(device)).map_err(|error| error.context(member.to_string()))?;
+        let asked = weight(weight_of(device)).map_err(|wrong| wrong.under(&format!(".{member}")))?;
         let key = device_number(device.major(), device.minor())?;
         Ok(asked
             .into_iter()
@@ -133,9 +153,10 @@ pub fn huge_pages(resources: &LinuxResources) -> Read {
         let size = page.page_size();
         let digits = size.strip_suffix('B').and_then(|size| size.strip_suffix(['K', 'M', 'G']));
         if !digits.is_some_and(|digits| !digits.starts_with('0') && digits.parse::<u64>().is_ok()) {
-            bail!("pageSize: {size:?} is not a size like 64KB, 2MB or 1GB");
+            let reason = format!("{size:?} is not a size like 64KB, 2MB or 1GB");
+            return Err(Wrong { at: ".pageSize".into(), reason });
         }
-        let asked = limit(Some(page.limit()))?;
+        let asked = limit(Some(page.limit())).map_err(|wrong| wrong.under(".limit"))?;
         Ok(asked.into_iter().map(|asked| Asked { at: ".limit".into(), key: size.clone(), ..asked }).collect())
     })
 }
@@ -147,7 +168,7 @@ pub fn class_id(resources: &LinuxResources) -> Read {
 pub fn priorities(resources: &LinuxResources) -> Read {
     let network = resources.network().clone().unwrap_or_default();
     list(network.priorities().as_deref().unwrap_or_default(), |interface| {
-        let key = one_word("name", interface.name())?;
+        let key = one_word(interface.name()).map_err(|wrong| wrong.under(".name"))?;
         Ok(vec![Asked {
             at: ".priority".into(),
             key,
@@ -165,8 +186,9 @@ pub fn rdma(resources: &LinuxResources) -> Read {
         let objects = device.hca_objects().map(|objects| format!(" hca_object={objects}"));
         let text: String = handles.into_iter().chain(objects).collect();
         if !text.is_empty() {
-            let text = one_word("a device", name)? + &text;
-            asked.push(Asked { at: format!("[{name:?}]"), text, ..Asked::default() });
+            let at = format!("[{name:?}]");
+            let text = one_word(name).map_err(|wrong| wrong.under(&at))? + &text;
+            asked.push(Asked { at, text, ..Asked::default() });
         }
     }
     Ok(asked)
@@ -177,13 +199,15 @@ pub fn unified(resources: &LinuxResources) -> Read {
     let Some(files) = resources.unified() else { return Ok(Vec::new()) };
     let mut asked = Vec::new();
     for (file, lines) in sorted(files) {
-        ensure!(
-            file.contains('.') && !file.starts_with('.') && !file.contains('/'),
-            "{file:?} is not the name of a cgroup file (CONTROLLER.NAME)"
-        );
-        ensure!(!NOT_LIMITS.contains(&file.as_str()), "{file:?} is not a limit");
+        let at = format!("[{file:?}]");
+        if !file.contains('.') || file.starts_with('.') || file.contains('/') {
+            return Err(Wrong { at, reason: "not the name of a cgroup file (CONTROLLER.NAME)".into() });
+        }
+        if NOT_LIMITS.contains(&file.as_str()) {
+            return Err(Wrong { at, reason: "not a limit".into() });
+        }
         asked.extend(lines.lines().map(|line| Asked {
-            at: format!("[{file:?}]"),
+            at: at.clone(),
             key: file.clone(),
             text: line.to_string(),
             ..Asked::default()
@@ -196,24 +220,28 @@ pub fn unified(resources: &LinuxResources) -> Read {
 fn list<T>(elements: &[T], read: impl Fn(&T) -> Read) -> Read {
     let mut all = Vec::new();
     for (index, element) in elements.iter().enumerate() {
-        let asked = read(element).map_err(|error| error.context(format!("[{index}]")))?;
+        let asked = read(element).map_err(|wrong| wrong.under(&format!("[{index}]")))?;
         all.extend(asked.into_iter().map(|asked| Asked { at: format!("[{index}]{}", asked.at), ..asked }));
     }
     Ok(all)
 }
 
-fn sorted<T>(map: &std::collections::HashMap<String, T>) -> Vec<(&String, &T)> {
+fn sorted<T>(map: &HashMap<String, T>) -> Vec<(&String, &T)> {
     let mut members: Vec<_> = map.iter().collect();
     members.sort_by_key(|(name, _)| *name);
     members
 }
 
-fn device_number(major: i64, minor: i64) -> Result<String> {
-    ensure!(major >= 0 && minor >= 0, "{major}:{minor} is not a device number");
+fn device_number(major: i64, minor: i64) -> Result<String, Wrong> {
+    if major < 0 || minor < 0 {
+        return Err(format!("{major}:{minor} is not a device number").into());
+    }
     Ok(format!("{major}:{minor}"))
 }
 
-fn one_word(what: impl Display, name: &str) -> Result<String> {
-    ensure!(!name.is_empty() && !name.contains(char::is_whitespace), "{name:?} cannot be the name of {what}");
+fn one_word(name: &str) -> Result<String, Wrong> {
+    if name.is_empty() || name.contains(char::is_whitespace) {
+        return Err(format!("{name:?} is not a name").into());
+    }
     Ok(name.to_string())
 }

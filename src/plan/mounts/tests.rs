@@ -1,13 +1,13 @@
 use serde_json::{Value, json};
 
 use super::super::testing::Given;
-use super::super::{Open, Slot, When};
+use super::super::{Open, Slot};
 use super::*;
 
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 
 fn planned_by(given: &Given) -> Result<Steps> {
-    let mut steps = Steps::new(given.facts.authority, When::Birth);
+    let mut steps = Steps::new(given.facts.authority);
     plan(&given.request(), None, &mut steps)?;
     Ok(steps)
 }
@@ -258,7 +258,7 @@ fn proc_of_the_hosts_processes_falls_back_to_the_hosts() {
 
 #[test]
 fn an_unprivileged_user_opens_sources_inside() {
-    let given = Given::new(json!({"mounts": [bind(json!(["rbind"]))]})).as_user(Authority::User);
+    let given = Given::new(json!({"mounts": [bind(json!(["rbind"]))]})).run_by(Authority::User);
     let steps = planned_by(&given).unwrap();
     assert!(steps.opened().is_empty());
     let [Action::OpenTree { slot: Slot(0), recursive: true, follow: true, .. }] = steps.opened_inside()
@@ -269,7 +269,7 @@ fn an_unprivileged_user_opens_sources_inside() {
 
 fn idmapped(mount: Value, map: &[IdMapping]) -> Result<Option<IdMap>> {
     let given = Given::new(json!({"mounts": [mount]}));
-    let mut steps = Steps::new(Authority::Root, When::Birth);
+    let mut steps = Steps::new(Authority::Root);
     steps.outside.uid_map = map.to_vec();
     steps.outside.gid_map = map.to_vec();
     plan(&given.request(), None, &mut steps)?;
@@ -328,7 +328,7 @@ fn impossible_id_mappings_are_refused_by_place() {
         refusal(json!({"destination": "/t", "type": "tmpfs", "options": ["idmap"]})),
         "mounts[1]: only a bind mount can have id mappings"
     );
-    let given = Given::new(json!({"mounts": [with_mappings(json!([]))]})).as_user(Authority::User);
+    let given = Given::new(json!({"mounts": [with_mappings(json!([]))]})).run_by(Authority::User);
     assert_eq!(planned_by(&given).unwrap_err().to_string(), "mounts[0]: an idmapped mount needs privileges");
 }
 

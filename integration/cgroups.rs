@@ -1,0 +1,277 @@
+//! Cgroups: a group on every hierarchy, the limits in it, the view from inside, and its removal.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::bundle::{Bundle, bundle, skip};
+use crate::mounts::mount_at;
+use crate::traces::hierarchies;
+
+/// Whether this machine has nothing but the unified hierarchy.
+fn unified() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// Where the hierarchy of a controller is mounted on the host.
+fn hierarchy(controller: &str) -> Option<PathBuf> {
+    if unified() {
+        let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").ok()?;
+        return controllers
+            .split_whitespace()
+            .any(|name| name == controller)
+            .then(|| "/sys/fs/cgroup".into());
+    }
+    let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    table.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - cgroup ")?;
+        let names = right.rsplit(' ').next()?;
+        names.split(',').any(|name| name == controller).then(|| left.split(' ').nth(4).map(PathBuf::from))?
+    })
+}
+
+/// One limit: where it stands in the config, and the file and value that it becomes on each version.
+struct Limit {
+    resources: Value,
+    controller: &'static str,
+    v1: (&'static str, &'static str),
+    v2: (&'static str, &'static str),
+}
+
+fn limits() -> Vec<Limit> {
+    let row = |resources, controller, v1, v2| Limit { resources, controller, v1, v2 };
+    vec![
+        row(
+            json!({"memory": {"limit": 67_108_864}}),
+            "memory",
+            ("memory.limit_in_bytes", "67108864"),
+            ("memory.max", "67108864"),
+        ),
+        row(
+            json!({"memory": {"limit": -1}}),
+            "memory",
+            ("memory.limit_in_bytes", "9223372036854771712"),
+            ("memory.max", "max"),
+        ),
+        row(
+            json!({"memory": {"reservation": 33_554_432}}),
+            "memory",
+            ("memory.soft_limit_in_bytes", "33554432"),
+            ("memory.low", "33554432"),
+        ),
+        row(
+            json!({"memory": {"limit": 33_554_432, "swap": 67_108_864}}),
+            "memory",
+            ("memory.memsw.limit_in_bytes", "67108864"),
+            ("memory.swap.max", "33554432"),
+        ),
+        row(json!({"cpu": {"shares": 512}}), "cpu", ("cpu.shares", "512"), ("cpu.weight", "59")),
+        row(json!({"cpu": {"shares": 1024}}), "cpu", ("cpu.shares", "1024"), ("cpu.weight", "100")),
+        row(
+            json!({"cpu": {"quota": 50_000, "period": 200_000}}),
+            "cpu",
+            ("cpu.cfs_quota_us", "50000"),
+            ("cpu.max", "50000 200000"),
+        ),
+        row(
+            json!({"cpu": {"period": 200_000}}),
+            "cpu",
+            ("cpu.cfs_period_us", "200000"),
+            ("cpu.max", "max 200000"),
+        ),
+        row(json!({"cpu": {"quota": -1}}), "cpu", ("cpu.cfs_quota_us", "-1"), ("cpu.max", "max 100000")),
+        row(json!({"cpu": {"cpus": "0"}}), "cpuset", ("cpuset.cpus", "0"), ("cpuset.cpus", "0")),
+        row(json!({"cpu": {"mems": "0"}}), "cpuset", ("cpuset.mems", "0"), ("cpuset.mems", "0")),
+        row(json!({"pids": {"limit": 17}}), "pids", ("pids.max", "17"), ("pids.max", "17")),
+        row(json!({"pids": {"limit": -1}}), "pids", ("pids.max", "max"), ("pids.max", "max")),
+        row(json!({"pids": {"limit": 0}}), "pids", ("pids.max", "0"), ("pids.max", "0")),
+    ]
+}
+
+#[test]
+fn limits_are_written_to_their_files() {
+    let mut missing = Vec::new();
+    for limit in limits() {
+        let mut bundle = bundle!();
+        let (file, value) = if unified() { limit.v2 } else { limit.v1 };
+        let Some(hierarchy) = hierarchy(limit.controller) else {
+            missing.push(file);
+            continue;
+        };
+        bundle.set("/linux/resources", limit.resources.clone());
+        bundle.create().ok();
+        match fs::read_to_string(hierarchy.join(&bundle.id).join(file)) {
+            Ok(text) => assert_eq!(text.trim(), value, "{}", limit.resources),
+            Err(_) => missing.push(file),
+        }
+    }
+    if !missing.is_empty() {
+        skip!("the others hold, but this machine has no {}", missing.join(", "));
+    }
+}
+
+#[test]
+fn the_container_has_a_group_on_every_hierarchy() {
+    let bundle = bundle!();
+    bundle.create().ok();
+    for hierarchy in hierarchies() {
+        let group = hierarchy.join(&bundle.id);
+        let members = fs::read_to_string(group.join("cgroup.procs"));
+        let members = members.unwrap_or_else(|error| panic!("{}: {error}", group.display()));
+        assert_eq!(members.trim(), bundle.pid().to_string(), "{}", group.display());
+    }
+}
+
+#[test]
+fn delete_removes_the_groups() {
+    let bundle = bundle!();
+    bundle.create().ok();
+    assert_eq!(bundle.traces().cgroups.len(), hierarchies().len());
+    bundle.verb("delete", &["--force"]).ok();
+    assert_eq!(bundle.traces().cgroups.len(), 0);
+}
+
+#[test]
+fn delete_by_force_removes_groups_that_the_container_made_below_its_own() {
+    let Some(hierarchy) = hierarchy("pids") else { skip!("no pids controller") };
+    let mut bundle = bundle!();
+    bundle.running();
+    let below = hierarchy.join(&bundle.id).join("below/deeper");
+    fs::create_dir_all(&below).unwrap();
+    bundle.verb("delete", &["--force"]).ok();
+    assert!(!below.exists());
+}
+
+#[test]
+fn a_process_that_leaves_its_parent_stays_in_the_group() {
+    let mut bundle = bundle!();
+    bundle.drop_namespace("pid").shell("setsid sleep 60 < /dev/null & echo forked; read never");
+    let output = bundle.create().ok();
+    bundle.start().ok();
+    bundle.wait();
+    assert_eq!(output.stdout(), "forked\n");
+    assert_eq!(bundle.traces().processes.len(), 1);
+    bundle.verb("delete", &["--force"]).ok();
+    assert_eq!(bundle.traces().processes.len(), 0);
+}
+
+#[test]
+fn a_relative_or_missing_path_still_gives_the_container_groups_of_its_own() {
+    for path in [Some("group-of"), None] {
+        let mut bundle = bundle!();
+        match path {
+            Some(path) => {
+                let path = format!("{path}-{}", bundle.id);
+                bundle.set("/linux/cgroupsPath", json!(path))
+            }
+            None => bundle.unset("/linux", "cgroupsPath"),
+        };
+        bundle.create().ok();
+        let groups = bundle.traces().cgroups;
+        assert!(!groups.is_empty(), "{path:?}");
+        let members = groups.iter().filter(|group| {
+            fs::read_to_string(group.join("cgroup.procs"))
+                .is_ok_and(|text| text.trim() == bundle.pid().to_string())
+        });
+        assert_eq!(members.count(), hierarchies().len(), "{path:?}: {groups:?}");
+        bundle.verb("delete", &["--force"]).ok();
+        assert_eq!(bundle.traces().cgroups.len(), 0, "{path:?}");
+    }
+}
+
+#[test]
+fn the_container_sees_its_own_group_at_sys_fs_cgroup() {
+    let file = if unified() { "/sys/fs/cgroup/pids.max" } else { "/sys/fs/cgroup/pids/pids.max" };
+    if hierarchy("pids").is_none() {
+        skip!("no pids controller");
+    }
+    for namespace in [false, true] {
+        let mut bundle = bundle!();
+        if !namespace {
+            bundle.drop_namespace("cgroup");
+        }
+        bundle.set("/linux/resources/pids/limit", json!(123));
+        bundle.shell(&format!("cat {file}; /witness write {file} 9"));
+        assert_eq!(bundle.run().ok().stdout(), "123\nEROFS\n", "cgroup namespace: {namespace}");
+    }
+}
+
+#[test]
+fn every_v1_hierarchy_is_mounted_by_its_name() {
+    if unified() {
+        skip!("no v1 hierarchies here");
+    }
+    let mut bundle = bundle!();
+    let report = bundle.report();
+    for hierarchy in hierarchies() {
+        let name = hierarchy.file_name().unwrap().to_str().unwrap();
+        if name == "unified" {
+            continue;
+        }
+        let mount = mount_at(&report, &format!("/sys/fs/cgroup/{name}"));
+        assert_eq!(mount["type"], "cgroup", "{name}");
+        for option in ["ro", "nosuid", "nodev", "noexec"] {
+            assert!(mount["options"].as_array().unwrap().contains(&json!(option)), "{name}: {mount}");
+        }
+    }
+}
+
+#[test]
+fn a_writable_cgroup_mount_is_writable() {
+    let controller = if unified() { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/pids" };
+    if hierarchy("pids").is_none() {
+        skip!("no pids controller");
+    }
+    let mut bundle = bundle!();
+    let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+    mounts.last_mut().unwrap()["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
+    bundle.shell(&format!("mkdir {controller}/below && ls -d {controller}/below"));
+    assert_eq!(bundle.run().ok().stdout(), format!("{controller}/below\n"));
+}
+
+#[test]
+fn too_much_memory_ends_the_process() {
+    if hierarchy("memory").is_none() {
+        skip!("no memory controller");
+    }
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/memory", json!({"limit": 16_777_216, "swap": 16_777_216}));
+    // A line without end: tail keeps all of it.
+    bundle.shell("tail /dev/zero; echo $?");
+    assert!(bundle.run().ok().stdout().contains("137"));
+}
+
+#[test]
+fn too_many_processes_are_not_forked() {
+    if hierarchy("pids").is_none() {
+        skip!("no pids controller");
+    }
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/pids/limit", json!(2));
+    bundle.shell("sleep 60 & sleep 60 & echo both");
+    let output = bundle.run();
+    assert_ne!(output.code(), 0, "{output}");
+    assert!(output.stderr.contains("fork"), "{output}");
+}
+
+#[test]
+fn a_cpuset_narrows_the_cpus_of_the_process() {
+    if hierarchy("cpuset").is_none() {
+        skip!("no cpuset controller");
+    }
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/cpu/cpus", json!("0"));
+    assert_eq!(bundle.report()["affinity"], json!([0]));
+}
+
+#[test]
+fn cgroup_manager_disabled_makes_no_group() {
+    let mut bundle = bundle!();
+    bundle.drop_namespace("cgroup").set("/linux/resources", json!({}));
+    bundle.args(&["/bin/cat", "/proc/self/cgroup"]);
+    bundle.write_config();
+    let call = Bundle::call(&bundle, ["--cgroup-manager", "disabled", "run", "--bundle"]).arg(bundle.path());
+    let seen = call.arg(&bundle.id).output().ok().stdout();
+    assert!(!seen.contains(&bundle.id), "{seen}");
+}

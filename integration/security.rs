@@ -1,0 +1,428 @@
+//! Security: what is hidden stays hidden, and what broke other runtimes does not break this one, CVE by CVE.
+//! Images are hostile here; a canary outside the root tells whether one of them got out.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde_json::{Value, json};
+
+use crate::bundle::{Bundle, bundle, skip};
+use crate::namespaces::map_users;
+use crate::traces::Traces;
+
+/// A directory of the host with one file, which no container has any business with.
+struct Canary {
+    directory: PathBuf,
+}
+
+impl Canary {
+    fn new(bundle: &Bundle) -> Canary {
+        let directory = bundle.scratch().join("canary");
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("ptmx"), "the host's").unwrap();
+        fs::set_permissions(directory.join("ptmx"), fs::Permissions::from_mode(0o640)).unwrap();
+        Canary { directory }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.join("ptmx")
+    }
+
+    #[track_caller]
+    fn assert_untouched(&self) {
+        let names: Vec<_> =
+            fs::read_dir(&self.directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["ptmx"], "the host's directory changed");
+        assert_eq!(fs::read_to_string(self.file()).unwrap(), "the host's");
+        let metadata = fs::metadata(self.file()).unwrap();
+        assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o640, 0, 0));
+        let mounts = Traces::of(self.directory.to_str().unwrap(), &[]).mounts;
+        assert!(mounts.is_empty(), "{mounts:?}");
+    }
+}
+
+#[test]
+fn masked_files_read_as_nothing_and_masked_directories_are_empty() {
+    let mut bundle = bundle!();
+    fs::write(bundle.rootfs().join("etc/secret"), "secret").unwrap();
+    bundle.set(
+        "/linux/maskedPaths",
+        json!(["/etc/secret", "/bin", "/proc/keys", "/missing", "/missing/below"]),
+    );
+    bundle.args(&["/witness", "report"]);
+    bundle.running();
+    let ask = |word: &str, path: &str| bundle.exec(&["/witness", word, path]).ok().json();
+    for path in ["/etc/secret", "/proc/keys"] {
+        let stat = ask("stat", path);
+        assert_eq!(
+            (&stat["type"], &stat["major"], &stat["minor"]),
+            (&json!("char"), &json!(1), &json!(3)),
+            "{path}"
+        );
+    }
+    assert_eq!(ask("list", "/bin"), json!([]));
+    assert_eq!(ask("stat", "/missing")["error"], "ENOENT");
+    let attempt = bundle.exec(&["/witness", "create", "/bin/new"]).ok().stdout();
+    assert_eq!(attempt, "EROFS\n");
+}
+
+#[test]
+fn read_only_paths_cannot_be_written_and_keep_their_flags() {
+    let mut bundle = bundle!();
+    bundle.set("/root/readonly", json!(false)).privileged();
+    fs::write(bundle.rootfs().join("etc/fixed"), "fixed").unwrap();
+    bundle.mount(json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev", "noexec"]}));
+    bundle.set("/linux/readonlyPaths", json!(["/etc/fixed", "/tmp", "/mnt", "/proc/sys", "/missing"]));
+    bundle.shell(
+        "/witness write /etc/fixed x; /witness create /tmp/x; /witness create /mnt/x; \
+         /witness write /proc/sys/kernel/domainname x; /witness create /root/x; grep ' /mnt ' /proc/self/mountinfo",
+    );
+    let output = bundle.run().ok().stdout();
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines[..5], ["EROFS", "EROFS", "EROFS", "EROFS", "ok"]);
+    let last = lines.last().unwrap();
+    for flag in ["ro", "nosuid", "nodev", "noexec"] {
+        assert!(last.split([' ', ',']).any(|word| word == flag), "{last} without {flag}");
+    }
+}
+
+#[test]
+fn the_default_bundle_hides_what_its_lists_name() {
+    let mut bundle = bundle!();
+    bundle.privileged();
+    let masked = bundle.config["linux"]["maskedPaths"].clone();
+    let readonly = bundle.config["linux"]["readonlyPaths"].clone();
+    bundle.running();
+    for path in masked.as_array().unwrap() {
+        let path = path.as_str().unwrap();
+        let line = format!("if [ -d {path} ]; then ls {path}; elif [ -e {path} ]; then cat {path}; fi");
+        assert_eq!(bundle.exec(&["/bin/sh", "-c", &line]).ok().stdout(), "", "{path}");
+    }
+    for path in readonly.as_array().unwrap() {
+        let path = path.as_str().unwrap();
+        let word = if path == "/proc/sysrq-trigger" { "write" } else { "create" };
+        let file = if word == "write" { path.to_string() } else { format!("{path}/new") };
+        let words = ["/witness", word, &file, "x"];
+        let attempt = bundle.exec(if word == "write" { &words } else { &words[..3] }).ok().stdout();
+        assert!(["EROFS\n", "ENOENT\n"].contains(&attempt.as_str()), "{path}: {attempt}");
+    }
+}
+
+/// A runtime of the test's own, so that losing it harms nobody.
+fn own_runtime(bundle: &mut Bundle) -> Vec<u8> {
+    let copy = bundle.scratch().join("runtime");
+    fs::copy(&bundle.runtime, &copy).unwrap();
+    bundle.runtime = copy;
+    fs::read(&bundle.runtime).unwrap()
+}
+
+#[test]
+fn cve_2019_5736_the_runtime_cannot_be_overwritten_from_a_container() {
+    let mut bundle = bundle!();
+    let before = own_runtime(&mut bundle);
+    bundle.privileged().shell(
+        "echo ready; while :; do for exe in /proc/[0-9]*/exe; do case $exe in /proc/1/exe) ;; *) \
+         (echo overwritten > $exe) 2>/dev/null;; esac; done; done",
+    );
+    // busybox and the witness are hard links to files that other tests run.
+    for name in ["bin/busybox", "witness"] {
+        let path = bundle.rootfs().join(name);
+        let bytes = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    let output = bundle.create().ok();
+    bundle.start().ok();
+    crate::call::eventually("the attacker runs", || output.stdout().contains("ready").then_some(()));
+    for _ in 0..20 {
+        // Whatever becomes of it: what it ran is its own business.
+        bundle.exec(&["/proc/self/exe", "--version"]);
+    }
+    assert!(fs::read(&bundle.runtime).unwrap() == before, "the runtime was overwritten");
+}
+
+#[test]
+fn cve_2019_5736_an_image_that_runs_the_runtime_gets_a_copy_that_is_not_writable() {
+    let mut bundle = bundle!();
+    let before = own_runtime(&mut bundle);
+    bundle.privileged();
+    let script = bundle.rootfs().join("entry");
+    fs::write(&script, "#!/proc/self/exe\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    for args in [["/entry", "--version"], ["/proc/self/exe", "--version"]] {
+        bundle.args(&args);
+        // It may run a second runtime inside, or nothing at all.
+        bundle.run();
+        assert!(fs::read(&bundle.runtime).unwrap() == before, "{args:?}");
+    }
+}
+
+#[test]
+fn cve_2024_21626_a_leaked_descriptor_is_no_way_out_for_cwd() {
+    for number in 3..20 {
+        let mut bundle = bundle!();
+        bundle.set("/process/cwd", json!(format!("/proc/self/fd/{number}"))).args(&["/bin/ls"]);
+        let output = bundle.run();
+        assert_ne!(output.code(), 0, "/proc/self/fd/{number}: {output}");
+        assert_eq!(output.stdout(), "");
+        bundle.assert_nothing_left("a cwd outside");
+    }
+}
+
+#[test]
+fn cve_2024_21626_exec_has_no_way_out_either() {
+    let mut bundle = bundle!();
+    bundle.running();
+    for number in 3..20 {
+        for below in ["", "/..", "/../../.."] {
+            let cwd = format!("/proc/self/fd/{number}{below}");
+            let output = bundle.call(["exec", "--cwd", &cwd, &bundle.id, "/bin/ls"]).output();
+            assert_ne!(output.code(), 0, "{cwd}: {output}");
+            assert_eq!(output.stdout(), "");
+        }
+    }
+}
+
+#[test]
+fn cve_2024_21626_a_program_is_not_taken_from_a_descriptor_of_the_runtime() {
+    for number in 3..12 {
+        let mut bundle = bundle!();
+        bundle.args(&[&format!("/proc/self/fd/{number}/../../../../../bin/ls"), "/"]);
+        let output = bundle.run();
+        assert_ne!(output.code(), 0, "{number}: {output}");
+    }
+}
+
+#[test]
+fn cve_2016_9962_a_process_that_joins_shows_its_descriptors_to_nobody() {
+    let mut bundle = bundle!();
+    map_users(&mut bundle);
+    let seen = bundle.scratch().join("seen");
+    fs::create_dir(&seen).unwrap();
+    fs::set_permissions(&seen, fs::Permissions::from_mode(0o777)).unwrap();
+    bundle.mount(json!({"destination": "/seen", "source": seen, "options": ["bind"]}));
+    bundle.privileged().shell(
+        "echo ready; while :; do for fd in /proc/[0-9]*/fd/*; do readlink $fd; done; done 2>/dev/null \
+         | grep -E '/state|/rootfs|cgroup|namespace' >> /seen/links",
+    );
+    let output = bundle.create().ok();
+    bundle.start().ok();
+    crate::call::eventually("the attacker looks", || output.stdout().contains("ready").then_some(()));
+    for _ in 0..20 {
+        bundle.exec(&["/bin/true"]).ok();
+    }
+    assert_eq!(fs::read_to_string(seen.join("links")).unwrap_or_default(), "");
+}
+
+#[test]
+fn cve_2026_41579_a_dev_that_is_a_link_does_not_lead_to_the_host() {
+    let mut bundle = bundle!();
+    let canary = Canary::new(&bundle);
+    fs::remove_dir(bundle.rootfs().join("dev")).unwrap();
+    symlink(&canary.directory, bundle.rootfs().join("dev")).unwrap();
+    bundle.args(&["/bin/true"]);
+    // It may be refused, or made inside the root.
+    bundle.run();
+    canary.assert_untouched();
+    // Without a mount on /dev, devices and links are made in the image itself.
+    bundle.config["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+    bundle.run();
+    canary.assert_untouched();
+}
+
+#[test]
+fn cve_2025_31133_a_dev_null_that_is_a_link_masks_nothing_with_the_host() {
+    for mask in ["/proc/keys", "/etc/secret"] {
+        let mut bundle = bundle!();
+        let canary = Canary::new(&bundle);
+        fs::write(bundle.rootfs().join("etc/secret"), "secret").unwrap();
+        symlink(canary.file(), bundle.rootfs().join("dev/null")).unwrap();
+        bundle.config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] == "/proc");
+        bundle.set("/linux/maskedPaths", json!([mask])).privileged();
+        bundle.shell(&format!("/witness stat {mask}; echo overwritten > {mask}"));
+        let output = bundle.run();
+        canary.assert_untouched();
+        if output.code() == 0 {
+            let stat: Value = serde_json::from_str(output.stdout().lines().next().unwrap()).unwrap();
+            assert_eq!((&stat["major"], &stat["minor"]), (&json!(1), &json!(3)), "{stat}");
+        }
+    }
+}
+
+#[test]
+fn cve_2026_88264_a_dev_console_that_is_a_link_makes_no_file_on_the_host() {
+    let mut bundle = bundle!();
+    let canary = Canary::new(&bundle);
+    symlink(canary.directory.join("new"), bundle.rootfs().join("dev/console")).unwrap();
+    bundle.config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] == "/proc");
+    bundle.set("/process/terminal", json!(true)).args(&["/bin/true"]);
+    let path = bundle.scratch().join("console.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    bundle.birth("create", &["--console-socket", path.to_str().unwrap()]).output();
+    canary.assert_untouched();
+}
+
+#[test]
+fn cve_2026_88265_closed_stdio_is_not_opened_through_the_image() {
+    let mut bundle = bundle!();
+    let canary = Canary::new(&bundle);
+    symlink(canary.file(), bundle.rootfs().join("dev/null")).unwrap();
+    bundle.config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] == "/proc");
+    bundle
+        .set("/process/user", json!({"uid": 1000, "gid": 1000}))
+        .shell("echo overwritten; echo overwritten >&2");
+    let call = bundle.birth("run", &[]);
+    crate::process::with_files(&bundle, call, "0<&- 1>&- 2>&-").output();
+    canary.assert_untouched();
+}
+
+#[test]
+fn cve_2019_18837_a_mount_target_that_is_a_link_stays_inside() {
+    let mut bundle = bundle!();
+    let canary = Canary::new(&bundle);
+    let source = bundle.scratch().join("source");
+    fs::write(&source, "from the source").unwrap();
+    symlink(canary.directory.join("new"), bundle.rootfs().join("etc/foo")).unwrap();
+    symlink(canary.file(), bundle.rootfs().join("etc/bar")).unwrap();
+    for target in ["/etc/foo", "/etc/bar"] {
+        bundle.mount(json!({"destination": target, "source": source, "options": ["bind"]}));
+    }
+    bundle.args(&["/bin/true"]);
+    bundle.run();
+    canary.assert_untouched();
+}
+
+#[test]
+fn cve_2019_19921_proc_and_sys_are_not_mounted_through_a_link() {
+    for (name, target) in [("proc", "/etc"), ("proc", "../.."), ("sys", "/tmp"), ("sys", "..")] {
+        let mut bundle = bundle!();
+        let canary = Canary::new(&bundle);
+        fs::remove_dir(bundle.rootfs().join(name)).unwrap();
+        symlink(target, bundle.rootfs().join(name)).unwrap();
+        bundle.args(&["/bin/true"]);
+        bundle.run().refused(1, &[name]);
+        bundle.assert_nothing_left(name);
+        canary.assert_untouched();
+    }
+}
+
+#[test]
+fn cve_2019_16884_nothing_but_proc_is_mounted_on_proc() {
+    let volume = |bundle: &Bundle| {
+        let volume = bundle.scratch().join("volume");
+        fs::create_dir_all(volume.join("self/attr")).unwrap();
+        fs::write(volume.join("self/attr/exec"), "").unwrap();
+        volume
+    };
+    for target in
+        ["/proc", "/proc/self", "/proc/sys", "/proc/1/attr", "//proc/./self/attr", "/etc/../proc/self"]
+    {
+        let mut bundle = bundle!();
+        let source = volume(&bundle);
+        bundle.mount(json!({"destination": target, "source": source, "options": ["bind"]}));
+        bundle.args(&["/bin/true"]);
+        bundle.run().refused(1, &["proc"]);
+        bundle.assert_nothing_left(target);
+    }
+    let mut bundle = bundle!();
+    bundle.config["mounts"][0] = json!({"destination": "/proc", "type": "tmpfs", "source": "tmpfs"});
+    bundle.args(&["/bin/true"]).run().refused(1, &["proc"]);
+}
+
+#[test]
+fn cve_2021_30465_a_target_that_changes_under_the_mount_stays_inside() {
+    let mut bundle = bundle!();
+    let canary = Canary::new(&bundle);
+    // The volume that a second container would share: a directory and a link to the host take turns.
+    let volume = bundle.scratch().join("volume");
+    fs::create_dir_all(volume.join("place/below")).unwrap();
+    symlink(canary.directory.parent().unwrap(), volume.join("link")).unwrap();
+    fs::create_dir(volume.join("place/canary")).unwrap();
+    bundle.mount(json!({"destination": "/volume", "source": volume, "options": ["bind"]}));
+    for target in ["/volume/place/canary", "/volume/place/canary/made"] {
+        bundle.mount(json!({"destination": target, "type": "tmpfs", "source": "tmpfs"}));
+    }
+    bundle.args(&["/bin/true"]);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let (place, link) = (volume.join("place"), volume.join("link"));
+                renameat_with(CWD, &place, CWD, &link, RenameFlags::EXCHANGE).expect("exchange");
+            }
+        });
+        for _ in 0..40 {
+            // Refused or not, as the race goes.
+            bundle.run();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    canary.assert_untouched();
+}
+
+#[test]
+fn cve_2021_43784_more_mappings_than_64_kib_are_a_plain_error() {
+    let mut bundle = bundle!();
+    bundle.add_namespace(json!({"type": "user"}));
+    let mappings: Vec<Value> =
+        (0..5000).map(|id| json!({"containerID": id, "hostID": 100_000 + 2 * id, "size": 1})).collect();
+    bundle.set("/linux/uidMappings", json!(mappings)).set("/linux/gidMappings", json!(mappings));
+    bundle.create().refused(1, &["apping"]);
+    bundle.assert_nothing_left("create");
+}
+
+#[test]
+fn cve_2023_25809_a_user_namespace_gets_no_writable_cgroups_of_the_host() {
+    let mut bundle = bundle!();
+    map_users(&mut bundle);
+    bundle.drop_namespace("cgroup").privileged().shell(
+        "for procs in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do \
+         test -e $procs && /witness write $procs 1; done; true",
+    );
+    let output = bundle.run().ok().stdout();
+    assert!(!output.is_empty());
+    for line in output.lines() {
+        assert!(["EROFS", "EACCES", "EPERM"].contains(&line), "{output}");
+    }
+}
+
+#[test]
+fn a_tiny_limit_of_files_or_processes_does_not_stop_the_runtime() {
+    let mut bundle = bundle!();
+    bundle.set(
+        "/process/rlimits",
+        json!([
+            {"type": "RLIMIT_NOFILE", "soft": 3, "hard": 3},
+            {"type": "RLIMIT_NPROC", "soft": 1, "hard": 1},
+            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+        ]),
+    );
+    bundle.args(&["/bin/echo", "ran"]);
+    assert_eq!(bundle.run().ok().stdout(), "ran\n");
+}
+
+#[test]
+fn file_systems_with_links_for_standard_directories_are_harmless() {
+    for name in ["dev/pts", "dev/shm", "dev/mqueue", "run", "tmp", "etc/hosts"] {
+        let mut bundle = bundle!();
+        let canary = Canary::new(&bundle);
+        let path = bundle.rootfs().join(name);
+        if path.is_dir() {
+            fs::remove_dir(&path).unwrap();
+        }
+        symlink(&canary.directory, &path).unwrap();
+        bundle.mount(json!({"destination": format!("/{name}"), "type": "tmpfs", "source": "tmpfs"}));
+        bundle.mount(json!({"destination": format!("/{name}/below"), "type": "tmpfs", "source": "tmpfs"}));
+        bundle.args(&["/bin/true"]);
+        bundle.run();
+        canary.assert_untouched();
+    }
+}
