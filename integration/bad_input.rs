@@ -400,7 +400,8 @@ fn limits_that_cannot_be_are_refused() {
             "config.json: linux.resources.memory",
         ),
         ("/linux/resources/cpu", json!({"quota": 1000, "burst": 2000}), "config.json: linux.resources.cpu"),
-        row("/linux/resources/cpu/cpus", json!("0-x")),
+        // What only the kernel can judge names the member and the file.
+        ("/linux/resources/cpu/cpus", json!("0-x"), "linux.resources.cpu.cpus"),
         row("/linux/resources/cpu/mems", json!("a\0")),
         row("/linux/resources/cpu/shares", json!(-1)),
         row("/linux/cgroupsPath", json!("/../outside")),

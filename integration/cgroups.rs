@@ -15,7 +15,7 @@ fn unified() -> bool {
 }
 
 /// Where the hierarchy of a controller is mounted on the host.
-fn hierarchy(controller: &str) -> Option<PathBuf> {
+pub fn hierarchy(controller: &str) -> Option<PathBuf> {
     if unified() {
         let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").ok()?;
         return controllers

@@ -183,7 +183,7 @@ fn args_and_env_of_a_hook_are_exactly_the_given_ones() {
 fn a_failing_hook_stops_the_creation_and_leaves_nothing() {
     for kind in ["prestart", "createRuntime", "createContainer"] {
         let mut bundle = bundle!();
-        let failing = shell_hook(&bundle, "echo the reason >&2; exit 3");
+        let failing = shell_hook(&bundle, "exit 3");
         let later = shell_hook(&bundle, "echo ran > $LOG/later");
         add(&mut bundle, kind, failing);
         add(&mut bundle, kind, later);
@@ -192,6 +192,16 @@ fn a_failing_hook_stops_the_creation_and_leaves_nothing() {
         assert_eq!(logged(&bundle, "later"), "", "{kind}: the first failure ends the list");
         bundle.verb("state", &[]).refused(1, &["does not exist"]);
     }
+}
+
+#[test]
+fn the_reason_that_a_hook_gives_reaches_the_caller() {
+    let mut bundle = bundle!();
+    let failing = shell_hook(&bundle, "echo the reason >&2; exit 3");
+    add(&mut bundle, "createRuntime", failing);
+    let output = bundle.create();
+    assert_eq!(output.code(), 1, "{output}");
+    assert!(output.stderr.contains("the reason"), "{output}");
 }
 
 #[test]

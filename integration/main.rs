@@ -15,6 +15,7 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod seccomp;
 mod security;
 mod state;
 mod terminal;

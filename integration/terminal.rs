@@ -201,7 +201,7 @@ fn a_console_socket_without_a_terminal_is_refused() {
     bundle
         .birth("create", &["--console-socket", path.to_str().expect("a path")])
         .output()
-        .refused(1, &["console socket"]);
+        .refused(1, &["console-socket"]);
 }
 
 #[test]

@@ -86,12 +86,16 @@ impl State {
         hooks::state(&self.id, &self.bundle, &self.annotations, point.status()).with_pid(pid)
     }
 
-    /// The same for a seccomp agent, while the container is being made.
-    pub fn for_agents(&self, pid: i32) -> serde_json::Value {
+    /// The same for a seccomp agent. While the container is being made, `newcomer` is to be its init.
+    pub fn for_agents(&self, newcomer: i32) -> serde_json::Value {
+        let (status, pid) = match self.init {
+            None => (Status::Creating, newcomer),
+            Some(init) => (Status::Running, init.pid),
+        };
         serde_json::json!({
             "ociVersion": self.oci_version,
             "id": self.id,
-            "status": Status::Creating,
+            "status": status,
             "pid": pid,
             "bundle": self.bundle,
             "annotations": self.annotations,

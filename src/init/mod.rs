@@ -68,6 +68,8 @@ struct Init<'a> {
     mask: rootfs::Mask,
     /// The index of the candidate that can be executed.
     executable: usize,
+    /// The first attempt to enter the working directory has succeeded.
+    in_place: bool,
     candidates: &'a [CString],
     /// Made before the filter, which may refuse memory.
     image: Image<'a>,
@@ -86,6 +88,7 @@ pub fn walk(steps: &[Step], given: Birthright<'_>) -> ! {
         propagation: 0,
         mask: rootfs::Mask::default(),
         executable: 0,
+        in_place: false,
         candidates: &[],
         image: Image::new(arguments, environment),
         started: false,
@@ -162,7 +165,7 @@ impl<'a> Init<'a> {
             Action::SetUser { uid, gid, groups } => process::set_user(*uid, *gid, groups.as_deref()),
             Action::Umask { mask } => process::umask(*mask),
             Action::Capabilities(sets) => process::capabilities(sets),
-            Action::WorkingDirectory { path } => process::working_directory(path),
+            Action::WorkingDirectory { path, again } => self.working_directory(path, *again),
             Action::FindExecutable { candidates } => self.find_executable(candidates),
             Action::WaitStart => self.wait_start(),
             Action::Exec { .. } => self.execute(),

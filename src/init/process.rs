@@ -46,6 +46,22 @@ impl<'a> Init<'a> {
         Err(verdict.into())
     }
 
+    /// CVE-2024-21626: a directory outside the root, reached through a leaked descriptor, has no path below it;
+    /// getcwd(2) then says `(unreachable)`, which libc reports as ENOENT.
+    pub fn working_directory(&mut self, path: &CStr, again: bool) -> Outcome {
+        if self.in_place {
+            return Ok(());
+        }
+        match nix::unistd::chdir(path) {
+            Err(Errno::EACCES) if !again => return Ok(()),
+            result => result?,
+        }
+        let outside = b"current working directory is outside of the container";
+        nix::unistd::getcwd().map_err(|error| Failure::Step(error, Note::new(outside)))?;
+        self.in_place = true;
+        Ok(())
+    }
+
     pub fn execute(&self) -> Outcome {
         let path = self.candidates.get(self.executable).ok_or(Errno::ENOENT)?;
         let error = self.image.execute(path);
@@ -141,18 +157,6 @@ pub fn capabilities(sets: &CapabilitySets) -> Outcome {
 pub fn umask(mask: u32) -> Outcome {
     nix::sys::stat::umask(Mode::from_bits_truncate(mask));
     Ok(())
-}
-
-/// CVE-2024-21626: a directory outside the root, reached through a leaked descriptor, has no path below it; getcwd(2)
-/// then says `(unreachable)`, which libc reports as ENOENT.
-pub fn working_directory(path: &CStr) -> Outcome {
-    nix::unistd::chdir(path)?;
-    match nix::unistd::getcwd() {
-        Ok(_) => Ok(()),
-        Err(error) => {
-            Err(Failure::Step(error, Note::new(b"current working directory is outside of the container")))
-        }
-    }
 }
 
 pub fn scheduler(attributes: &SchedulerAttributes) -> Outcome {

@@ -121,7 +121,7 @@ fn try_birth(
     let (child, conversation) = deliver(plan, cgroup, gate, contact.console)?;
     let child = &*attempt.child.insert(child);
     if let (Some(cgroup), Some(group)) = (attempt.cgroup.as_deref(), &plan.cgroup) {
-        cgroup.apply(&group.limits)?;
+        cgroup.apply(&group.limits).context("config.json")?;
     }
     let conversation = Conversation { plan, child, state: &state, socket: conversation };
     conversation.until_ready()?;

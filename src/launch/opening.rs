@@ -24,8 +24,9 @@ impl Slots {
         slots.0.resize_with(plan.slots, || None);
         for (slot, wanted) in &plan.open {
             let fd = match wanted {
-                Open::Tree { source, recursive, follow, idmap } => {
-                    tree(source, *recursive, *follow, idmap.as_ref())?
+                Open::Tree { place, source, recursive, follow, idmap } => {
+                    tree(source, *recursive, *follow, idmap.as_ref())
+                        .with_context(|| format!("config.json: {place}"))?
                 }
                 Open::Namespace { kind, path } => namespace(*kind, path)?,
                 Open::Pidfd { pid } => {
@@ -49,8 +50,8 @@ impl Slots {
 
 fn tree(source: &CStr, recursive: bool, follow: bool, idmap: Option<&IdMap>) -> Result<OwnedFd> {
     let depth = if recursive { Depth::Recursive } else { Depth::One };
-    let tree = clone_tree(current_directory(), source, depth, follow)
-        .with_context(|| format!("open mount source {source:?}"))?;
+    let tree =
+        clone_tree(current_directory(), source, depth, follow).with_context(|| format!("open {source:?}"))?;
     if let Some(map) = idmap {
         let user_namespace = idmap::user_namespace(&map.uids, &map.gids)?;
         let attributes = Attributes {
@@ -60,10 +61,10 @@ fn tree(source: &CStr, recursive: bool, follow: bool, idmap: Option<&IdMap>) -> 
         };
         let depth = if map.recursive { Depth::Recursive } else { Depth::One };
         match set_attributes(tree.as_fd(), &attributes, depth) {
-            Err(Errno::EINVAL) => bail!(
-                "map ids of mount source {source:?}: its filesystem does not support idmapped mounts on this kernel"
-            ),
-            result => result.with_context(|| format!("map ids of mount source {source:?}"))?,
+            Err(Errno::EINVAL) => {
+                bail!("map ids of {source:?}: its filesystem does not support idmapped mounts on this kernel")
+            }
+            result => result.with_context(|| format!("map ids of {source:?}"))?,
         }
     }
     Ok(tree)

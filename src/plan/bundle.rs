@@ -96,9 +96,22 @@ pub fn parse(text: &[u8]) -> Result<(Spec, Vec<String>)> {
     if let Some(process) = document.get_mut("process") {
         settle_process(process, "process", &mut warnings);
     }
+    check_devices(&document)?;
     let spec: Spec = typed(document)?;
     check_version(spec.version())?;
     Ok((spec, warnings))
+}
+
+/// Numbers that the types would take for 0 when they are missing.
+fn check_devices(document: &Value) -> Result<()> {
+    let devices = document.pointer("/linux/devices").and_then(Value::as_array);
+    for (index, device) in devices.into_iter().flatten().enumerate() {
+        let numbered = device.get("type").and_then(Value::as_str).is_some_and(|kind| kind != "p");
+        for number in ["major", "minor"].into_iter().filter(|_| numbered) {
+            ensure!(device.get(number).is_some(), "linux.devices[{index}].{number}: missing");
+        }
+    }
+    Ok(())
 }
 
 /// A process to be run in a container (`exec --process`), with what it asks for in vain.

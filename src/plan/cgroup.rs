@@ -96,6 +96,9 @@ pub fn plan(request: &Request) -> Result<Option<GroupPlan>> {
     Ok(has_hierarchies.then_some(GroupPlan { layout, path, limits, required }))
 }
 
+/// NAME_MAX of every filesystem (limits.h).
+const LONGEST_NAME: usize = 255;
+
 /// The container's path, relative to the mount point of every hierarchy.
 ///
 /// An absolute `linux.cgroupsPath` is relative to the mount point (the specification's rule). A relative one is
@@ -110,6 +113,9 @@ pub fn path(cgroups_path: Option<&Path>, id: &str) -> Result<PathBuf> {
     let mut path = PathBuf::new();
     for component in asked.components() {
         match component {
+            Component::Normal(name) if name.len() > LONGEST_NAME => {
+                bail!("linux.cgroupsPath: {name:?} is longer than {LONGEST_NAME} bytes")
+            }
             Component::Normal(name) => path.push(name),
             Component::RootDir | Component::CurDir => {}
             Component::ParentDir | Component::Prefix(_) => {

@@ -67,7 +67,7 @@ fn plan_unified(planner: &Planner, point: &Path, steps: &mut Steps) -> Result<()
     } else {
         // The host's tree, which a user namespace cannot mount anew.
         planner.refuse_data("the host's cgroup tree")?;
-        MountWhat::Tree { slot: steps.tree(path_string(point)?, true, true, None) }
+        MountWhat::Tree { slot: steps.tree(&planner.place, path_string(point)?, true, true, None) }
     };
     let mut mount = Mount::new(planner.inside()?, what).with_options(&planner.options);
     if !filesystem && planner.request.facts.authority != Authority::Root {
@@ -109,7 +109,7 @@ fn plan_hierarchy(planner: &Planner, hierarchy: &Mounted, steps: &mut Steps) -> 
         new_hierarchy(hierarchy)?
     } else {
         let source = path_string(&own_group(planner, hierarchy))?;
-        MountWhat::Tree { slot: steps.tree(source, true, true, None) }
+        MountWhat::Tree { slot: steps.tree(&planner.place, source, true, true, None) }
     };
     let inside = c_string(format!("{}/{}", planner.destination, hierarchy.directory_name()))?;
     let mut mount = Mount::new(inside, what).with_options(&planner.options);

@@ -90,7 +90,7 @@ const fn character(major: u32, minor: Option<u32>) -> Exception {
 pub fn plan(rules: &[LinuxDeviceCgroup]) -> Result<DeviceRules> {
     let mut result = DeviceRules { default: Verdict::Deny, exceptions: Vec::new() };
     for (index, rule) in rules.iter().enumerate() {
-        result.apply(rule).with_context(|| format!("linux.resources.devices[{index}]"))?;
+        result.apply(rule, &format!("linux.resources.devices[{index}]"))?;
     }
     for device in DEFAULT_DEVICES {
         match result.default {
@@ -109,16 +109,17 @@ impl DeviceRules {
         self.default == Verdict::Allow && self.exceptions.is_empty()
     }
 
-    fn apply(&mut self, rule: &LinuxDeviceCgroup) -> Result<()> {
+    fn apply(&mut self, rule: &LinuxDeviceCgroup, place: &str) -> Result<()> {
         let verdict = if rule.allow() { Verdict::Allow } else { Verdict::Deny };
-        let major = number(rule.major()).context("major")?;
-        let minor = number(rule.minor()).context("minor")?;
-        let access = Access::parse(rule.access().as_deref().unwrap_or_default()).context("access")?;
+        let major = number(rule.major()).with_context(|| format!("{place}.major"))?;
+        let minor = number(rule.minor()).with_context(|| format!("{place}.minor"))?;
+        let access = Access::parse(rule.access().as_deref().unwrap_or_default())
+            .with_context(|| format!("{place}.access"))?;
         let class = match rule.typ() {
             None | Some(LinuxDeviceType::A) => {
                 if major.is_some() || minor.is_some() {
                     bail!(
-                        "type \"a\" is every device and takes no numbers: write a rule for \"b\" and one for \"c\""
+                        "{place}.type: \"a\" is every device and takes no numbers: write a rule for \"b\" and one for \"c\""
                     );
                 }
                 self.default = verdict;
@@ -127,11 +128,13 @@ impl DeviceRules {
             }
             Some(LinuxDeviceType::C) => DeviceClass::Character,
             Some(LinuxDeviceType::B) => DeviceClass::Block,
-            Some(other) => bail!("type: {:?} is not one that can be controlled (a, b, c)", other.as_str()),
+            Some(other) => {
+                bail!("{place}.type: {:?} is not one that can be controlled (a, b, c)", other.as_str())
+            }
         };
         let exception = Exception { class, major, minor, access };
         if verdict == self.default {
-            self.subtract(exception)
+            self.subtract(exception).with_context(|| place.to_string())
         } else {
             self.add(exception);
             Ok(())

@@ -119,7 +119,7 @@ fn parse(device: &LinuxDevice, place: &str) -> Result<Device> {
 fn add(device: Device, bound: bool, steps: &mut Steps) {
     let Device { path: inside, kind, major, minor, mode, uid, gid } = device;
     if bound && kind != DeviceKind::Fifo {
-        let slot = steps.tree(inside.clone(), false, true, None);
+        let slot = steps.tree("linux.devices", inside.clone(), false, true, None);
         steps.birth(Action::Mount(Box::new(Mount::new(inside, MountWhat::Tree { slot }))));
     } else {
         steps.birth(Action::Device { inside, kind, major, minor, mode, uid, gid });

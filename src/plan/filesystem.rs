@@ -11,8 +11,8 @@ use super::mount_options::{Data, LONGEST_VALUE, MountOptions};
 use super::request::{Request, c_string};
 use super::{IdMapping, Parameter, idmap};
 
-/// Kinds of which the kernel has one instance for many mounts, or which must stay writable while the root is
-/// assembled: a flag of their superblock would be every mount's. One mount's attributes are enough.
+/// Kinds of which the kernel has one instance for many mounts: a flag of their superblock would be every mount's.
+/// One mount's attributes are enough.
 const SHARED: &[&str] = &[
     "binfmt_misc",
     "bpf",
@@ -33,9 +33,11 @@ const SHARED: &[&str] = &[
     "securityfs",
     "selinuxfs",
     "sysfs",
-    "tmpfs",
     "tracefs",
 ];
+
+/// Kinds that stay writable while the root is assembled; the mount is made read-only at last.
+const FILLED_LATER: &[&str] = &["tmpfs"];
 
 /// Kinds that take no SELinux label from a mount option.
 const UNLABELLED: &[&str] = &["cgroup", "cgroup2", "mqueue", "proc", "sysfs"];
@@ -68,7 +70,8 @@ pub fn parameters(
     }
     if !SHARED.contains(&kind) {
         parameters.extend(options.superblock.iter().cloned());
-        if options.attributes.set & libc::MOUNT_ATTR_RDONLY != 0 {
+        let read_only = options.attributes.set & libc::MOUNT_ATTR_RDONLY != 0;
+        if read_only && !FILLED_LATER.contains(&kind) {
             parameters.push(Parameter::Flag(c"ro".to_owned()));
         }
     }

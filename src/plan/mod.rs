@@ -119,7 +119,8 @@ pub struct Terminal {
 #[derive(Debug)]
 pub enum Open {
     /// A detached copy of a mount or a directory tree, by open_tree(2).
-    Tree { source: CString, recursive: bool, follow: bool, idmap: Option<IdMap> },
+    /// `place` is where the configuration asks for it.
+    Tree { place: String, source: CString, recursive: bool, follow: bool, idmap: Option<IdMap> },
     /// A namespace file, checked to be of the type that was asked for.
     Namespace { kind: Namespace, path: CString },
     /// The process whose namespaces a guest joins.
@@ -346,6 +347,8 @@ pub enum Action {
     /// chdir(2), and see that the place is below the root (CVE-2024-21626).
     WorkingDirectory {
         path: CString,
+        /// The second attempt, for a place that the first may not enter.
+        again: bool,
     },
     /// Add `HOME` to the environment: what `/etc/passwd` inside says about `uid`, else `/`.
     Home {

@@ -196,7 +196,7 @@ impl<'a> Planner<'a> {
         let source = c_path(&self.request.bundle.join(source), &format!("{}.source", self.place))?;
         let follow = !self.options.source_no_follow && !self.options.copy_symlink;
         let idmap = self.idmap(steps)?;
-        let slot = steps.tree(source, recursive, follow, idmap);
+        let slot = steps.tree(&format!("{}.source", self.place), source, recursive, follow, idmap);
         let mut mount = Mount::new(self.inside()?, MountWhat::Tree { slot }).with_options(&self.options);
         if self.destination == "/dev" {
             mount.read_only_later(steps);
@@ -242,7 +242,7 @@ impl<'a> Planner<'a> {
                 Place::Joined(_) => namespace != Namespace::Network,
             };
             if !owned {
-                let slot = steps.tree(c_string(host_path)?, true, true, None);
+                let slot = steps.tree(&self.place, c_string(host_path)?, true, true, None);
                 return Ok(MountWhat::FilesystemOrTree { kind: kind_name, parameters, slot });
             }
         }

@@ -75,7 +75,7 @@ fn when(step: &Step) -> &'static str {
 
 fn opening(open: &Open) -> String {
     match open {
-        Open::Tree { source, recursive, follow, idmap } => {
+        Open::Tree { source, recursive, follow, idmap, .. } => {
             let mut words = format!("tree {}", show(source));
             for (word, said) in [("recursive", *recursive), ("no-follow", !*follow)] {
                 if said {
@@ -209,7 +209,8 @@ impl Action {
             Action::SetUser { uid, gid, .. } => format!("set user {uid}:{gid}"),
             Action::Umask { mask } => format!("set umask {mask:04o}"),
             Action::Capabilities(_) => "set capabilities".to_string(),
-            Action::WorkingDirectory { path } => format!("chdir to {}", show(path)),
+            Action::WorkingDirectory { path, again: false } => format!("chdir to {}", show(path)),
+            Action::WorkingDirectory { path, again: true } => format!("chdir to {} as the user", show(path)),
             Action::Home { uid } => format!("look up HOME of user {uid}"),
             Action::FindExecutable { candidates } => match candidates.as_slice() {
                 [only] => format!("find {}", show(only)),

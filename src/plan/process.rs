@@ -28,7 +28,9 @@ pub fn plan_terminal(request: &Request, process: &Process, steps: &mut Steps) ->
     let wanted = process.terminal().unwrap_or(false);
     match (&request.options.console, wanted) {
         (Console::None, true) => bail!("process.terminal: nobody takes the terminal (see --console-socket)"),
-        (Console::Socket(_), false) => bail!("process.terminal: is false, so --console-socket gets nothing"),
+        (Console::Socket(_), false) => {
+            bail!("process.terminal: is false, so the console socket (--console-socket) gets nothing")
+        }
         (_, false) => return Ok(()),
         (_, true) => {}
     }
@@ -110,9 +112,14 @@ pub fn plan_home(process: &Process, steps: &mut Steps) {
     }
 }
 
-/// Stand in the working directory, and find the program from there.
+/// Stand in the working directory, which root may enter where its user may not, or the other way round.
+pub fn plan_place(process: &Process, again: bool, steps: &mut Steps) -> Result<()> {
+    steps.every(Action::WorkingDirectory { path: c_path(process.cwd(), "process.cwd")?, again });
+    Ok(())
+}
+
+/// Find the program, if need be from the working directory.
 pub fn plan_executable(process: &Process, steps: &mut Steps) -> Result<()> {
-    steps.every(Action::WorkingDirectory { path: c_path(process.cwd(), "process.cwd")? });
     let program = program(process)?;
     let mut candidates = Vec::new();
     if program.contains('/') {

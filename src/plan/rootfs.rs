@@ -25,7 +25,7 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
         (Place::Inherited, _) => UNCHANGED,
         (_, configured) => assembly_propagation(configured),
     };
-    let slot = steps.tree(path.clone(), true, false, None);
+    let slot = steps.tree("root.path", path.clone(), true, false, None);
     steps.open_trees_here();
     steps.birth(Action::MountRoot { slot, path, propagation });
     Ok(())
@@ -127,7 +127,8 @@ mod tests {
         let given = Given::new(json!({}));
         let mut steps = Steps::new(Authority::Root);
         plan(&given.request(), &mut steps).unwrap();
-        let [(_, Open::Tree { source, recursive: true, follow: false, idmap: None })] = steps.opened() else {
+        let [(_, Open::Tree { source, recursive: true, follow: false, idmap: None, .. })] = steps.opened()
+        else {
             panic!("{:?}", steps.opened());
         };
         assert_eq!(source.as_c_str(), c"/bundle/rootfs");

@@ -186,7 +186,7 @@ pub fn affinity(list: &str) -> Result<Action> {
 }
 
 /// The numbers of a list such as `0-3,7`.
-fn units(list: &str) -> Result<Vec<usize>> {
+pub fn units(list: &str) -> Result<Vec<usize>> {
     let mut units = Vec::new();
     for range in list.split(',').map(str::trim).filter(|range| !range.is_empty()) {
         let (first, last) = range.split_once('-').unwrap_or((range, range));

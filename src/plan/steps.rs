@@ -38,7 +38,7 @@ fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) ->
     check_support(request)?;
     let process = request.spec.process().as_ref().context("process: missing")?;
     hooks::plan_outside(request, steps)?;
-    steps.outside.oom_score_adj = process.oom_score_adj();
+    steps.outside.oom_score_adj = oom_score(process)?;
 
     arrive(steps);
     namespaces::plan(request, steps)?;
@@ -80,7 +80,7 @@ fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &m
     if let Some(cpus) = affinity.and_then(|affinity| affinity.initial().as_deref()) {
         steps.every(scheduling::affinity(cpus).context("process.execCPUAffinity.initial")?);
     }
-    steps.outside.oom_score_adj = process.oom_score_adj();
+    steps.outside.oom_score_adj = oom_score(process)?;
     arrive(steps);
     // CVE-2016-9962: the container must not look into us from the moment it can see us.
     steps.every(Action::Undumpable);
@@ -96,6 +96,18 @@ fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &m
         steps.every(scheduling::affinity(cpus).context("process.execCPUAffinity.final")?);
     }
     become_process(request, process, steps)
+}
+
+/// From -1000, never killed, to 1000, killed first (proc(5)).
+fn oom_score(process: &Process) -> Result<Option<i32>> {
+    let score = process.oom_score_adj();
+    if let Some(score) = score {
+        ensure!(
+            (-1000..=1000).contains(&score),
+            "process.oomScoreAdj: {score} is not between -1000 and 1000"
+        );
+    }
+    Ok(score)
 }
 
 /// The cgroup comes first: whatever follows is accounted for, and a cgroup namespace is rooted there.
@@ -128,10 +140,12 @@ fn become_process(request: &Request, process: &Process, steps: &mut Steps) -> Re
     if let Some(filter) = early {
         steps.every(Action::Seccomp { filter, early: true });
     }
+    process::plan_place(process, false, steps)?;
     process::plan_user(request, process, steps)?;
     process::plan_umask(process, steps)?;
     capabilities::plan(request, process, steps)?;
     // As the user: what it may enter and execute is for the kernel to say.
+    process::plan_place(process, true, steps)?;
     process::plan_executable(process, steps)?;
     steps.every(Action::ParentDeath { signal: 0 });
     if let Some(filter) = late {
@@ -232,13 +246,20 @@ impl Steps {
 
     /// A detached copy of a tree of the host, opened by the parent, or by init before it mounts anything
     /// where the parent is nobody (an idmapped copy always needs the parent).
-    pub fn tree(&mut self, source: CString, recursive: bool, follow: bool, idmap: Option<IdMap>) -> Slot {
+    pub fn tree(
+        &mut self,
+        place: &str,
+        source: CString,
+        recursive: bool,
+        follow: bool,
+        idmap: Option<IdMap>,
+    ) -> Slot {
         if self.authority == Authority::User && idmap.is_none() {
             let slot = self.slot();
             self.trees_inside.push(Action::OpenTree { slot, source, recursive, follow });
             slot
         } else {
-            self.open(Open::Tree { source, recursive, follow, idmap })
+            self.open(Open::Tree { place: place.to_string(), source, recursive, follow, idmap })
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use crate::plan::scheduling;
 use oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice, LinuxWeightDevice,
 };
@@ -76,6 +77,14 @@ pub fn limit(asked: Option<impl Into<i128>>) -> Read {
 pub fn text(asked: Option<&str>) -> Read {
     let asked = asked.filter(|text| !text.is_empty());
     Ok(asked.map(|text| Asked { text: text.to_string(), ..Asked::default() }).into_iter().collect())
+}
+
+/// A list of processors or memory nodes, such as `0-3,7` (cpuset(7), list format).
+pub fn units(asked: Option<&str>) -> Read {
+    if let Some(list) = asked {
+        scheduling::units(list).map_err(|error| error.to_string())?;
+    }
+    text(asked)
 }
 
 pub fn cpu(resources: &LinuxResources) -> LinuxCpu {

@@ -6,7 +6,7 @@
 use oci_spec::runtime::LinuxResources;
 
 use super::conversions::{cpu_weight, io_weight, swap_beyond_memory};
-use super::read::{self, Asked, Read, block_io, cpu, limit, memory, nonzero, number, quota, ranged, text};
+use super::read::{self, Asked, Read, block_io, cpu, limit, memory, nonzero, number, quota, ranged, units};
 
 pub struct Row {
     /// Below `linux.resources`.
@@ -113,13 +113,13 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         field: "cpu.cpus",
-        read: |r| text(cpu(r).cpus().as_deref()),
+        read: |r| units(cpu(r).cpus().as_deref()),
         v1: file("cpuset", "cpuset.cpus", words),
         v2: file("cpuset", "cpuset.cpus", words),
     },
     Row {
         field: "cpu.mems",
-        read: |r| text(cpu(r).mems().as_deref()),
+        read: |r| units(cpu(r).mems().as_deref()),
         v1: file("cpuset", "cpuset.mems", words),
         v2: file("cpuset", "cpuset.mems", words),
     },

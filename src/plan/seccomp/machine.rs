@@ -9,6 +9,7 @@ use seccompiler::SeccompCmpArgLen::{self, Dword, Qword};
 use super::names::names;
 
 /// The first of the x32 calls, which share their `AUDIT_ARCH` with x86-64.
+#[cfg(any(target_arch = "x86_64", test))]
 const X32_BIT: u32 = 0x4000_0000;
 
 #[derive(Debug)]

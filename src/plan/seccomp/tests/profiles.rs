@@ -1,5 +1,7 @@
 //! What engines send, after they resolved architectures and capabilities of a default container.
 
+use std::time::{Duration, Instant};
+
 use super::*;
 use interpreter::run;
 
@@ -59,4 +61,18 @@ fn an_allowed_call_costs_a_binary_search() {
     // Two loads, the architecture, the verdict, and a search in some 120 ranges.
     assert!(steps.iter().sum::<usize>() / steps.len() <= 13, "{steps:?}");
     assert!(filter.program.len() < 1200, "{} instructions", filter.program.len());
+}
+
+#[test]
+fn docker_default_profile_compiles_in_300_microseconds() {
+    let spec: LinuxSeccomp = serde_json::from_str(DOCKER).expect("a fixture");
+    // What is not optimised takes some ten times as long.
+    let budget = Duration::from_micros(if cfg!(debug_assertions) { 6000 } else { 300 });
+    let took = (0..20).map(|_| {
+        let start = Instant::now();
+        plan_for(&spec, ALL_FLAGS, X86_64).expect("a filter");
+        start.elapsed()
+    });
+    let best = took.min().expect("a measurement");
+    assert!(best < budget, "{best:?}");
 }
