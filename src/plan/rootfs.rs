@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::mounts::clean;
 use super::namespaces::Place;
-use super::request::{Request, c_path};
+use super::request::{Request, c_path, root_path};
 use super::steps::Steps;
 use super::{Action, Namespace, mount_options};
 
