@@ -32,11 +32,12 @@ fn main() -> ExitCode {
             return refuse(&sentence, status);
         }
     };
+    let preserved = commands::check_preserved_fds(&cli.command);
     let log = match Log::open(&cli.global) {
         Ok(log) => log,
-        Err(error) => return refuse(&format!("{error:#}"), cli.command.failure_status()),
+        Err(error) => return refuse(&sentence(&error), cli.command.failure_status()),
     };
-    match perform(&cli, &log) {
+    match preserved.and_then(|()| perform(&cli, &log)) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             let sentence = sentence(&error);

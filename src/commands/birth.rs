@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::Context;
 use crate::cli::{self, CgroupManager, GlobalOptions};
@@ -15,7 +15,6 @@ use crate::plan::facts::Facts;
 use crate::plan::namespaces::Place;
 use crate::plan::request::{Cgroups, Console, Listen, Options};
 use crate::plan::{Namespace, Plan, steps};
-use crate::sys::fd::is_open;
 use crate::time;
 
 /// A container at its start gate. `terminal` is where a terminal's master goes when nobody else takes it.
@@ -27,7 +26,6 @@ pub fn give_birth(
     terminal: Option<OwnedFd>,
 ) -> Result<Born> {
     check_id(id)?;
-    check_preserved(options.preserve_fds)?;
     let facts = Facts::gather()?;
     let bundle = Bundle::read(&options.bundle, &options.config)?;
     let options_of_plan = Options {
@@ -74,15 +72,6 @@ fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespac
         init: None,
         cgroup: None,
     }
-}
-
-/// The caller must have opened what it wants to pass on; otherwise a descriptor of ours could take its number.
-pub fn check_preserved(count: u32) -> Result<()> {
-    let listened = listen_fds().map_or(0, |listen| listen.fds);
-    for number in 3..3 + listened + count {
-        ensure!(is_open(number as i32), "--preserve-fds {count}: descriptor {number} is not open");
-    }
-    Ok(())
 }
 
 /// What the option and the service manager ask of the control groups.

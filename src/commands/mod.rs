@@ -19,12 +19,13 @@ mod state;
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use regex::Regex;
 
 use crate::cli::{Cli, Command, GlobalOptions};
 use crate::container::store::Store;
 use crate::log::Log;
+use crate::sys::fd::is_open;
 
 /// What every command has at hand.
 pub struct Context<'a> {
@@ -42,6 +43,22 @@ impl Context<'_> {
         let pattern = Regex::new(id).with_context(|| format!("{id:?} is not a regular expression"))?;
         Ok(self.store.ids()?.into_iter().filter(|id| pattern.is_match(id)).collect())
     }
+}
+
+/// Descriptors that the caller says it passes on must be open, or one that we open next would take their place. To be
+/// called before anything is opened.
+pub fn check_preserved_fds(command: &Command) -> Result<()> {
+    let count = match command {
+        Command::Create(options) => options.birth.preserve_fds,
+        Command::Run(options) => options.birth.preserve_fds,
+        Command::Exec(options) => options.preserve_fds,
+        _ => return Ok(()),
+    };
+    let listened = birth::listen_fds().map_or(0, |listen| listen.fds);
+    for number in 3..3 + listened + count {
+        ensure!(is_open(number as i32), "--preserve-fds {count}: descriptor {number} is not open");
+    }
+    Ok(())
 }
 
 /// Perform a command; the result is the program's exit status.
@@ -67,7 +84,7 @@ pub fn run(cli: &Cli, log: &Log) -> Result<u8> {
 /// `--root`, or the usual place: `/run/corten`, and for others than root a directory of their own.
 fn root(global: &GlobalOptions) -> Result<PathBuf> {
     if let Some(root) = &global.root {
-        anyhow::ensure!(root.as_os_str() != "/", "--root must not be the root directory");
+        ensure!(root.as_os_str() != "/", "--root must not be the root directory");
         return std::path::absolute(root).with_context(|| format!("--root {root:?}"));
     }
     let is_root = nix::unistd::geteuid().is_root();

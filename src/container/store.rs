@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Room {
     pub path: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl Store {
@@ -121,7 +122,7 @@ fn lock(path: PathBuf, id: &str) -> Result<Option<Room>> {
             Ok(lock) => {
                 // Whoever held it may have removed the directory meanwhile.
                 let links = lock.metadata().with_context(|| format!("look at {path:?}"))?.nlink();
-                return Ok((links > 0).then_some(Room { path, _lock: lock }));
+                return Ok((links > 0).then_some(Room { path, lock: lock }));
             }
             Err((file, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
                 directory = file;
@@ -137,6 +138,11 @@ fn lock(path: PathBuf, id: &str) -> Result<Option<Room>> {
 }
 
 impl Room {
+    /// The lock's descriptor. A process that inherits it would hold the lock for as long as it lives.
+    pub fn lock_number(&self) -> RawFd {
+        self.lock.as_raw_fd()
+    }
+
     /// Replace `name` as a whole: readers see the old content or the new.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         write_atomically(&self.path.join(name), content, 0o600)

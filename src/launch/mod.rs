@@ -9,7 +9,7 @@ pub mod sockets;
 pub mod spawn;
 pub mod undo;
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -113,15 +113,21 @@ fn try_birth(
             Ok(()) => state.cgroup = Some(made.location()),
         }
     }
+    let limits = plan.cgroup.as_ref().map(|group| &group.limits);
+    if let (Some(cgroup), Some(devices)) =
+        (&attempt.cgroup, limits.and_then(|limits| limits.devices.as_ref()))
+    {
+        cgroup.restrict_devices(devices).context("config.json")?;
+    }
     attempt.host_mount = state.host_mount.clone();
     let (go, outcome) = gate::make(&room.path)?;
     let gate = Some(Gate { go, outcome });
 
     let cgroup = attempt.cgroup.as_deref();
-    let (child, conversation) = deliver(plan, cgroup, gate, contact.console)?;
+    let (child, conversation) = deliver(plan, cgroup, gate, contact.console, Some(room.lock_number()))?;
     let child = &*attempt.child.insert(child);
-    if let (Some(cgroup), Some(group)) = (attempt.cgroup.as_deref(), &plan.cgroup) {
-        cgroup.apply(&group.limits).context("config.json")?;
+    if let (Some(cgroup), Some(limits)) = (&attempt.cgroup, limits) {
+        cgroup.set_limits(&limits.settings).context("config.json")?;
     }
     let conversation = Conversation { plan, child, state: &state, socket: conversation };
     conversation.until_ready()?;
@@ -155,7 +161,7 @@ fn try_guest(
     contact: Contact,
     attempt: &mut Attempt,
 ) -> Result<()> {
-    let (child, conversation) = deliver(plan, cgroup, None, contact.console)?;
+    let (child, conversation) = deliver(plan, cgroup, None, contact.console, None)?;
     let child = &*attempt.child.insert(child);
     let conversation = Conversation { plan, child, state, socket: conversation };
     conversation.until_ready()?;
@@ -176,6 +182,7 @@ fn deliver(
     cgroup: Option<&dyn Cgroup>,
     gate: Option<Gate>,
     console: Option<OwnedFd>,
+    lock: Option<RawFd>,
 ) -> Result<(Child, OwnedFd)> {
     let slots = Slots::open(plan)?;
     let procfs = Procfs::open().context("open /proc")?;
@@ -185,8 +192,9 @@ fn deliver(
     let parents_end = ours.as_raw_fd();
     // Everything that the closure takes is the child's alone: the parent's copies are closed when it is dropped.
     let inside = move |slots: Slots| {
-        // Were our end open in the child as well, it would never see us die.
+        // Were our end open in the child as well, it would never see us die; nor would the lock ever be free.
         close_inherited(parents_end);
+        lock.into_iter().for_each(close_inherited);
         init::walk(
             &plan.steps,
             Birthright { slots: slots.into_inner(), doors, conversation: theirs, procfs, gate, console },

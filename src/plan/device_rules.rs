@@ -317,11 +317,11 @@ mod tests {
     #[test]
     fn wrong_rules_are_refused_with_their_place() {
         for (json, sentence) in [
-            (r#"[{"allow": true, "type": "c", "access": "rx"}]"#, "linux.resources.devices[0]: access: "),
-            (r#"[{"allow": true, "type": "c", "major": -2}]"#, "linux.resources.devices[0]: major: -2 is"),
-            (r#"[{"allow": true, "type": "c", "minor": 4294967296}]"#, "linux.resources.devices[0]: minor: "),
-            (r#"[{"allow": true, "type": "p"}]"#, "linux.resources.devices[0]: type: \"p\" is not"),
-            (r#"[{}, {"allow": true, "type": "a", "major": 1}]"#, "linux.resources.devices[1]: type \"a\" "),
+            (r#"[{"allow": true, "type": "c", "access": "rx"}]"#, "linux.resources.devices[0].access: "),
+            (r#"[{"allow": true, "type": "c", "major": -2}]"#, "linux.resources.devices[0].major: -2 is"),
+            (r#"[{"allow": true, "type": "c", "minor": 4294967296}]"#, "linux.resources.devices[0].minor: "),
+            (r#"[{"allow": true, "type": "p"}]"#, "linux.resources.devices[0].type: \"p\" is not"),
+            (r#"[{}, {"allow": true, "type": "a", "major": 1}]"#, "linux.resources.devices[1].type: \"a\" "),
         ] {
             let error = format!("{:#}", rules(json).unwrap_err());
             assert!(error.starts_with(sentence), "{error}");

@@ -253,11 +253,11 @@ mod tests {
     #[test]
     fn impossible_devices_are_refused_by_place() {
         assert_eq!(
-            refusal(json!({"path": "dev/x", "type": "c"})),
+            refusal(json!({"path": "dev/x", "type": "c", "major": 1, "minor": 3})),
             "linux.devices[0].path: \"dev/x\" is not absolute"
         );
         assert_eq!(
-            refusal(json!({"path": "/dev/x", "type": "a"})),
+            refusal(json!({"path": "/dev/x", "type": "a", "major": 1, "minor": 3})),
             "linux.devices[0].type: \"a\" is for rules of access, not for a device"
         );
         assert_eq!(

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use crate::plan::cgroup::{CgroupLayout, Hierarchy, Location, Place};
-use crate::plan::limits::Limits;
+use crate::plan::limits::{DeviceLimits, Setting};
 use group::{Group, Root};
 
 mod device_bpf;
@@ -41,7 +41,10 @@ pub trait Cgroup {
     fn birthplace(&self) -> Option<BorrowedFd<'_>>;
     /// The files a child writes `0` to, to move itself (v1).
     fn doors(&self) -> &[OwnedFd];
-    fn apply(&self, limits: &Limits) -> Result<()>;
+    /// Set what devices may be opened. Before anybody is in the group: rule after rule, v1 denies before it allows.
+    fn restrict_devices(&self, devices: &DeviceLimits) -> Result<()>;
+    /// Write the limits. May come when there is a process: some would keep it from being born (`pids.max` 0).
+    fn set_limits(&self, settings: &[Setting]) -> Result<()>;
     fn freeze(&self, frozen: bool) -> Result<()>;
     fn is_frozen(&self) -> Result<bool>;
     /// Every process in it and below it.

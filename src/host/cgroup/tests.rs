@@ -11,7 +11,15 @@ use tempfile::TempDir;
 use super::*;
 use crate::plan::cgroup::{CgroupLayout, Version};
 use crate::plan::facts::{self, Authority};
-use crate::plan::limits;
+use crate::plan::limits::{self, Limits};
+
+impl dyn Cgroup {
+    /// All limits at once, as nobody but a test wants them.
+    fn apply(&self, limits: &Limits) -> Result<()> {
+        limits.devices.iter().try_for_each(|devices| self.restrict_devices(devices))?;
+        self.set_limits(&limits.settings)
+    }
+}
 
 /// A layout in a directory, whose groups exist with these files in them.
 struct Fake {

@@ -16,7 +16,7 @@ use super::wait::Deadline;
 use super::{Cgroup, PATIENCE, settings};
 use crate::plan::cgroup::{Location, Version};
 use crate::plan::device_rules::{DeviceRules, Verdict};
-use crate::plan::limits::{Limits, Setting};
+use crate::plan::limits::{DeviceLimits, Setting};
 
 pub struct V1 {
     groups: Vec<Group>,
@@ -113,21 +113,22 @@ impl Cgroup for V1 {
         &self.doors
     }
 
-    fn apply(&self, limits: &Limits) -> Result<()> {
-        if let Some(devices) = &limits.devices {
-            match (devices.version, self.group("devices"), &self.unified) {
-                (Version::V1, Some(group), _) => set_devices(group, &devices.rules)?,
-                (Version::V2, _, Some(unified)) => unified.set_devices(devices)?,
-                _ => bail!("linux.resources.devices: no hierarchy here controls devices"),
-            }
+    fn restrict_devices(&self, devices: &DeviceLimits) -> Result<()> {
+        match (devices.version, self.group("devices"), &self.unified) {
+            (Version::V1, Some(group), _) => set_devices(group, &devices.rules),
+            (Version::V2, _, Some(unified)) => unified.restrict_devices(devices),
+            _ => bail!("linux.resources.devices: no hierarchy here controls devices"),
         }
+    }
+
+    fn set_limits(&self, settings: &[Setting]) -> Result<()> {
         if let Some(unified) = &self.unified {
-            let needed = limits.settings.iter().filter(|setting| setting.version == Version::V2);
+            let needed = settings.iter().filter(|setting| setting.version == Version::V2);
             let mut controllers: Vec<&str> = needed.map(|setting| setting.controller.as_str()).collect();
             controllers.dedup();
             unified.enable(&controllers)?;
         }
-        settings::write_all(&limits.settings, |setting| self.group_of(setting))
+        settings::write_all(settings, |setting| self.group_of(setting))
     }
 
     fn freeze(&self, frozen: bool) -> Result<()> {

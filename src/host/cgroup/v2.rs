@@ -15,7 +15,7 @@ use super::group::Group;
 use super::wait::Deadline;
 use super::{Cgroup, PATIENCE, device_bpf, settings};
 use crate::plan::cgroup::{Location, Version};
-use crate::plan::limits::{DeviceLimits, Limits};
+use crate::plan::limits::{DeviceLimits, Setting};
 
 const CONTROL: &str = "cgroup.subtree_control";
 
@@ -108,10 +108,6 @@ impl V2 {
         }
         self.group.remove(deadline)
     }
-
-    pub fn set_devices(&self, devices: &DeviceLimits) -> Result<()> {
-        device_bpf::attach(&self.group, &devices.rules)
-    }
 }
 
 impl Cgroup for V2 {
@@ -139,11 +135,12 @@ impl Cgroup for V2 {
         &[]
     }
 
-    fn apply(&self, limits: &Limits) -> Result<()> {
-        if let Some(devices) = &limits.devices {
-            self.set_devices(devices)?;
-        }
-        settings::write_all(&limits.settings, |setting| match setting.version {
+    fn restrict_devices(&self, devices: &DeviceLimits) -> Result<()> {
+        device_bpf::attach(&self.group, &devices.rules)
+    }
+
+    fn set_limits(&self, settings: &[Setting]) -> Result<()> {
+        settings::write_all(settings, |setting| match setting.version {
             Version::V2 => Ok(&self.group),
             Version::V1 => bail!("{}: {} is a file of cgroup v1", setting.field, setting.file),
         })
