@@ -356,6 +356,16 @@ mod tests {
     }
 
     #[test]
+    fn a_device_without_a_number_is_not_taken_for_number_0() {
+        let config = |device: &str| format!(r#"{{"ociVersion":"1.0.0","linux":{{"devices":[{device}]}}}}"#);
+        assert_eq!(
+            refusal(&config(r#"{"path":"/dev/x","type":"c","major":1}"#)),
+            "linux.devices[0].minor: missing"
+        );
+        parse(config(r#"{"path":"/run/pipe","type":"p"}"#).as_bytes()).unwrap();
+    }
+
+    #[test]
     fn what_is_about_other_systems_is_none_of_our_business() {
         parse(br#"{"ociVersion":"1.0.0","windows":7,"vm":[],"uidMappings":"x"}"#).unwrap();
     }
