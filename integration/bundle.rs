@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::{env, thread};
@@ -161,6 +162,20 @@ impl Bundle {
             self.config["process"]["capabilities"][set] = json!(names);
         }
         self.set("/process/noNewPrivileges", json!(false))
+    }
+
+    /// Puts a program of these bytes into the image.
+    pub fn program(&self, path: &str, bytes: impl AsRef<[u8]>) {
+        let draft = self.scratch().join("draft");
+        fs::write(&draft, bytes).expect("write a draft");
+        install(&draft, &self.rootfs().join(path));
+    }
+
+    /// A copy of the runtime, which may be lost or run by anybody.
+    pub fn copy_of_runtime(&self) -> PathBuf {
+        let copy = self.scratch().join(self.runtime.file_name().expect("a name"));
+        install(&self.runtime, &copy);
+        copy
     }
 
     pub fn write_config(&self) {
@@ -367,8 +382,15 @@ fn fill(rootfs: &Path) {
 
 fn place(program: &Path, target: &Path) {
     if fs::hard_link(program, target).is_err() {
-        fs::copy(program, target).unwrap_or_else(|error| panic!("copy {}: {error}", program.display()));
+        install(program, target);
     }
+}
+
+/// Copies a program. By another process, since a file that is open here for writing is busy, and cannot be executed,
+/// for as long as a child that a parallel test forked in that moment holds it too.
+pub fn install(program: &Path, target: &Path) {
+    let status = Command::new("install").args(["-m", "755"]).args([program, target]).status();
+    assert!(status.is_ok_and(|status| status.success()), "install {}", program.display());
 }
 
 /// A copy of the host's busybox (a container must not be able to write to the host's own), and the witness.
@@ -377,7 +399,7 @@ fn payloads() -> &'static (PathBuf, PathBuf) {
     PAYLOADS.get_or_init(|| {
         let busybox = Path::new(env!("CARGO_TARGET_TMPDIR")).join("busybox");
         let copy = busybox.with_extension(std::process::id().to_string());
-        fs::copy("/bin/busybox", &copy).expect("copy /bin/busybox (install busybox-static)");
+        install(Path::new("/bin/busybox"), &copy);
         fs::rename(&copy, &busybox).expect("rename the copy");
         let own = env::current_exe().expect("this test's path");
         let witness = own.ancestors().nth(2).expect("the build directory").join("examples/witness");

@@ -1,7 +1,6 @@
 //! The command line: what commands print and log, as engines read it, and the shapes in which they ask.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 
 use serde_json::{Value, json};
@@ -321,14 +320,17 @@ fn the_whole_life_of_a_container_as_containerd_asks_for_it() {
     ask(&["delete", &bundle.id]).refused(1, &["does not exist"]);
 }
 
-/// `plan` as nobody in particular, with a copy of the runtime that they may run.
-fn plan(bundle: &Bundle, options: &[&str]) -> Output {
-    bundle.write_config();
-    let copy = bundle.scratch().join("runtime");
-    if !copy.exists() {
-        fs::copy(runtime(), &copy).unwrap();
-        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+/// `plan` as nobody in particular, with a copy of the runtime and a bundle that they may use.
+fn plan(bundle: &mut Bundle, options: &[&str]) -> Output {
+    let copy = bundle.copy_of_runtime();
+    bundle.add_namespace(json!({"type": "user"})).drop_namespace("network").unset("/linux", "resources");
+    for mappings in ["/linux/uidMappings", "/linux/gidMappings"] {
+        bundle.set(mappings, json!([{"containerID": 0, "hostID": 65534, "size": 1}]));
     }
+    bundle.config["mounts"][2]["options"] =
+        json!(["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]);
+    bundle.config["mounts"][5] = json!({"destination": "/sys", "source": "/sys", "options": ["rbind", "ro"]});
+    bundle.write_config();
     let mut call =
         Call::new(copy, &bundle.scratch()).args(["plan", "--bundle"]).arg(bundle.path()).args(options);
     call.command.uid(65534).gid(65534).current_dir("/");
@@ -341,8 +343,9 @@ fn plan_shows_without_root_what_create_would_do() {
     bundle
         .args(&["/bin/echo", "hello"])
         .mount(json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"}));
+    bundle.write_config();
     let before = bundle.traces();
-    let text = plan(&bundle, &[]).ok().stdout();
+    let text = plan(&mut bundle, &[]).ok().stdout();
     for phrase in ["/proc", "/mnt", "pivot", "/proc/kcore", "exec", "/bin/echo"] {
         assert!(text.contains(phrase), "no {phrase} in:\n{text}");
     }
@@ -353,7 +356,7 @@ fn plan_shows_without_root_what_create_would_do() {
 fn a_plan_as_json_is_json() {
     let mut bundle = bundle!();
     bundle.args(&["/bin/echo", "hello"]);
-    let plan = plan(&bundle, &["--format", "json"]).ok().json();
+    let plan = plan(&mut bundle, &["--format", "json"]).ok().json();
     assert!(!plan["steps"].as_array().expect("steps").is_empty());
 }
 
@@ -361,5 +364,5 @@ fn a_plan_as_json_is_json() {
 fn plan_refuses_what_create_refuses() {
     let mut bundle = bundle!();
     bundle.set("/process/cwd", json!("relative"));
-    plan(&bundle, &[]).refused(1, &["config.json: process.cwd"]);
+    plan(&mut bundle, &[]).refused(1, &["config.json: process.cwd"]);
 }

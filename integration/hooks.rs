@@ -1,7 +1,6 @@
 //! Hooks: when each kind runs, where, with what on its stdin, and what its failure does.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -285,9 +284,7 @@ fn a_hook_that_is_not_there_is_named() {
 #[test]
 fn hooks_inside_the_container_are_found_there() {
     let mut bundle = bundle!();
-    let hook = bundle.rootfs().join("hook");
-    fs::write(&hook, "#!/bin/sh\necho from the image >> $LOG/startContainer\n").unwrap();
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    bundle.program("hook", "#!/bin/sh\necho from the image >> $LOG/startContainer\n");
     let env = [format!("LOG={}", log(&bundle).display())];
     add(&mut bundle, "startContainer", json!({"path": "/hook", "env": env}));
     bundle.args(&["/bin/true"]).run().ok();

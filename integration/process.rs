@@ -28,10 +28,8 @@ fn args_reach_the_process_as_they_are() {
 #[test]
 fn the_program_is_found_in_the_path_of_the_container() {
     let mut bundle = bundle!();
-    let tools = bundle.rootfs().join("tools");
-    fs::create_dir(&tools).unwrap();
-    fs::write(tools.join("tool"), "#!/bin/sh\necho found\n").unwrap();
-    fs::set_permissions(tools.join("tool"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(bundle.rootfs().join("tools")).unwrap();
+    bundle.program("tools/tool", "#!/bin/sh\necho found\n");
     bundle.args(&["tool"]).set("/process/env", json!(["PATH=/nowhere:/tools:/bin"]));
     assert_eq!(bundle.run().ok().stdout(), "found\n");
 }
@@ -59,9 +57,7 @@ fn a_program_that_cannot_be_run_is_refused_at_create_in_the_words_that_engines_r
 #[test]
 fn start_reports_what_the_kernel_says_of_the_program() {
     let mut bundle = bundle!();
-    let program = bundle.rootfs().join("bad");
-    fs::write(&program, "\x7fELF is not all it takes").unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    bundle.program("bad", "\x7fELF is not all it takes");
     bundle.args(&["/bad"]);
     bundle.create().ok();
     bundle.start().refused(1, &["exec /bad: exec format error"]);
@@ -72,9 +68,7 @@ fn start_reports_what_the_kernel_says_of_the_program() {
 #[test]
 fn a_script_without_its_interpreter_is_reported() {
     let mut bundle = bundle!();
-    let program = bundle.rootfs().join("script");
-    fs::write(&program, "#!/no/such/interpreter\n").unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    bundle.program("script", "#!/no/such/interpreter\n");
     bundle.args(&["/script"]);
     bundle.run().refused(1, &["no such file or directory"]);
 }

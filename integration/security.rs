@@ -114,9 +114,7 @@ fn the_default_bundle_hides_what_its_lists_name() {
 
 /// A runtime of the test's own, so that losing it harms nobody.
 fn own_runtime(bundle: &mut Bundle) -> Vec<u8> {
-    let copy = bundle.scratch().join("runtime");
-    fs::copy(&bundle.runtime, &copy).unwrap();
-    bundle.runtime = copy;
+    bundle.runtime = bundle.copy_of_runtime();
     fs::read(&bundle.runtime).unwrap()
 }
 
@@ -130,11 +128,8 @@ fn cve_2019_5736_the_runtime_cannot_be_overwritten_from_a_container() {
     );
     // busybox and the witness are hard links to files that other tests run.
     for name in ["bin/busybox", "witness"] {
-        let path = bundle.rootfs().join(name);
-        let bytes = fs::read(&path).unwrap();
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, bytes).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o555)).unwrap();
+        let bytes = fs::read(bundle.rootfs().join(name)).unwrap();
+        bundle.program(name, bytes);
     }
     let output = bundle.create().ok();
     bundle.start().ok();
@@ -151,9 +146,7 @@ fn cve_2019_5736_an_image_that_runs_the_runtime_gets_a_copy_that_is_not_writable
     let mut bundle = bundle!();
     let before = own_runtime(&mut bundle);
     bundle.privileged();
-    let script = bundle.rootfs().join("entry");
-    fs::write(&script, "#!/proc/self/exe\n").unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    bundle.program("entry", "#!/proc/self/exe\n");
     for args in [["/entry", "--version"], ["/proc/self/exe", "--version"]] {
         bundle.args(&args);
         // It may run a second runtime inside, or nothing at all.

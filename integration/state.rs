@@ -60,10 +60,8 @@ fn a_relative_root_is_below_the_working_directory() {
 #[test]
 fn who_is_not_root_has_a_root_directory_in_xdg_runtime_dir() {
     let mut bundle = bundle!();
-    let (runtime_dir, copy) = (bundle.scratch().join("xdg"), bundle.scratch().join("corten"));
+    let (runtime_dir, copy) = (bundle.scratch().join("xdg"), bundle.copy_of_runtime());
     fs::create_dir(&runtime_dir).unwrap();
-    fs::copy(runtime(), &copy).unwrap();
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     // A container of root's, given to somebody else together with all that says so.
     bundle.running();
     symlink(bundle.state_root(), runtime_dir.join("corten")).unwrap();
