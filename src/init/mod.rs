@@ -1,7 +1,8 @@
 //! The child's walk through the steps of a plan.
 //!
-//! Runs inside, from the clone to execve(2). Executes only: it parses nothing, looks nothing up and decides nothing
-//! that a plan could have decided. On the first error it says which step and errno, and is gone.
+//! Runs inside, from the clone to execve(2). Executes only: it parses no configuration and decides nothing that a plan
+//! could have decided; what only the container's root can tell (`HOME`, the program in `PATH`) is a step. On the first
+//! error it says which step and errno, and is gone.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 #![deny(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
