@@ -241,7 +241,8 @@ fn exec_passes_preserved_descriptors_and_no_others() {
     let mut bundle = bundle!();
     bundle.running();
     let call = bundle.call(["exec", "--preserve-fds", "1", &bundle.id, "/witness", "fd-list"]);
-    let fds = crate::process::with_files(&bundle, call, "3</etc/passwd 4</etc/group").output().ok().json();
+    let fds =
+        crate::descriptors::with_files(&bundle, call, "3</etc/passwd 4</etc/group").output().ok().json();
     let numbers: Vec<&String> = fds.as_object().unwrap().keys().collect();
     assert_eq!(numbers, ["0", "1", "2", "3"], "{fds}");
 }

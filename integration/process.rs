@@ -1,17 +1,13 @@
-//! The process: what it is, who it is, what it may do, and what it finds open.
+//! The process: what it is, who it is, and what it may do.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, skip};
-use crate::call::Call;
 use crate::cgroups::hierarchy;
-use crate::terminal::receive_file;
 
 fn names(list: &Value) -> BTreeSet<&str> {
     list.as_array().expect("a list").iter().map(|name| name.as_str().expect("a name")).collect()
@@ -423,65 +419,6 @@ fn keyring(options: &[&str]) -> Option<i64> {
 }
 
 #[test]
-fn nothing_but_stdio_is_open_in_the_process() {
-    // CVE-2024-21626: any descriptor of the runtime is a door to the host.
-    let mut bundle = bundle!();
-    let report = bundle.report();
-    let numbers: Vec<&String> = report["fds"].as_object().unwrap().keys().collect();
-    assert_eq!(numbers, ["0", "1", "2"], "{}", report["fds"]);
-}
-
-#[test]
-fn descriptors_of_the_caller_do_not_reach_the_process() {
-    let mut bundle = bundle!();
-    bundle.args(&["/witness", "fd-list"]);
-    let call = bundle.birth("run", &[]);
-    let open = with_files(&bundle, call, "3</etc/passwd 5</etc/group 9</");
-    let fds = open.output().ok().json();
-    assert_eq!(fds.as_object().unwrap().len(), 3, "{fds}");
-}
-
-/// The same call from a shell that opened some files before.
-pub fn with_files(bundle: &Bundle, call: Call, redirections: &str) -> Call {
-    let words: Vec<_> = call.command.get_args().map(std::ffi::OsStr::to_os_string).collect();
-    // The pid stays that of the shell, which is what LISTEN_PID has to name.
-    let line = format!("export LISTEN_PID=$$; exec \"$0\" \"$@\" {redirections}");
-    Call::new("/bin/sh", &bundle.scratch()).arg("-c").arg(line).arg(call.command.get_program()).args(words)
-}
-
-#[test]
-fn preserved_descriptors_reach_the_process() {
-    let mut bundle = bundle!();
-    bundle.args(&["/witness", "fd-list"]);
-    let call = bundle.birth("run", &["--preserve-fds", "2"]);
-    let fds = with_files(&bundle, call, "3</etc/passwd 4</etc/group 5</etc/hostname").output().ok().json();
-    let numbers: Vec<&String> = fds.as_object().unwrap().keys().collect();
-    assert_eq!(numbers, ["0", "1", "2", "3", "4"], "{fds}");
-    assert!(fds["3"].as_str().unwrap().ends_with("/etc/passwd"), "{fds}");
-}
-
-#[test]
-fn a_descriptor_to_preserve_must_be_open() {
-    let mut bundle = bundle!();
-    bundle.args(&["/bin/true"]);
-    bundle.birth("run", &["--preserve-fds", "3"]).output().refused(1, &["preserve"]);
-}
-
-#[test]
-fn sockets_of_listen_fds_come_before_the_preserved_ones() {
-    let mut bundle = bundle!();
-    bundle.args(&["/bin/sh", "-c", "env | grep LISTEN | sort; /witness fd-list"]);
-    let call = bundle.birth("run", &["--preserve-fds", "1"]);
-    let call = with_files(&bundle, call, "3</etc/passwd 4</etc/group 5</etc/hostname");
-    let call = call.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "web");
-    let output = call.output().ok().stdout();
-    let lines: Vec<&str> = output.lines().collect();
-    assert_eq!(lines[..3], ["LISTEN_FDNAMES=web", "LISTEN_FDS=1", "LISTEN_PID=1"], "{output}");
-    let fds: Value = serde_json::from_str(lines[3]).unwrap();
-    assert!(fds.get("3").is_some() && fds.get("4").is_some() && fds.get("5").is_none(), "{fds}");
-}
-
-#[test]
 fn signals_are_those_of_the_caller() {
     // Rust ignores SIGPIPE in every program; a container must not inherit that, nor a mask.
     let lines = |status: &str| -> Vec<u64> {
@@ -503,31 +440,4 @@ fn the_process_leads_a_session_of_its_own() {
     let mut bundle = bundle!();
     let report = bundle.report();
     assert_eq!((&report["sid"], &report["pgid"]), (&json!(1), &json!(1)));
-}
-
-#[test]
-fn closed_stdio_of_the_caller_is_no_door() {
-    let mut bundle = bundle!();
-    bundle.shell("readlink /proc/self/fd/0 /proc/self/fd/1 > /tmp/fds; true");
-    bundle.mount(json!({"destination": "/tmp", "source": bundle.scratch(), "options": ["bind"]}));
-    let call = bundle.birth("run", &[]);
-    with_files(&bundle, call, "0<&- 1>&- 2>&-").output().ok();
-    let seen = fs::read_to_string(bundle.scratch().join("fds")).unwrap();
-    for target in seen.lines() {
-        assert!(target == "/dev/null" || target.starts_with("/tmp/fds"), "{seen}");
-    }
-}
-
-#[test]
-fn the_pidfd_socket_receives_a_pidfd_of_init() {
-    let mut bundle = bundle!();
-    bundle.args(&["/witness", "exit", "9"]);
-    let path = bundle.scratch().join("pidfd.sock");
-    let listener = UnixListener::bind(&path).unwrap();
-    bundle.birth("create", &["--pidfd-socket", path.to_str().unwrap()]).output().ok();
-    let (pidfd, payload) = receive_file(&listener);
-    assert!(payload.len() < 4096);
-    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
-    let pid = format!("Pid:\t{}\n", bundle.pid());
-    assert!(info.as_ref().unwrap().contains(&pid), "{info:?}");
 }

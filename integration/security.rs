@@ -273,7 +273,7 @@ fn cve_2026_88265_closed_stdio_is_not_opened_through_the_image() {
         .set("/process/user", json!({"uid": 1000, "gid": 1000}))
         .shell("echo overwritten; echo overwritten >&2");
     let call = bundle.birth("run", &[]);
-    crate::process::with_files(&bundle, call, "0<&- 1>&- 2>&-").output();
+    crate::descriptors::with_files(&bundle, call, "0<&- 1>&- 2>&-").output();
     canary.assert_untouched();
 }
 

@@ -8,6 +8,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::sys::utsname::uname;
+use nix::unistd::{getegid, geteuid};
 
 /// The oldest Linux with everything that corten relies on: openat2, clone3 into a cgroup, setns by pidfd,
 /// close_range, mount_setattr, idmapped mounts, cgroup.kill.
@@ -68,7 +71,7 @@ impl Facts {
     }
 
     pub fn gather() -> Result<Facts> {
-        let kernel = parse_release(&read("/proc/sys/kernel/osrelease")?)?;
+        let kernel = parse_release(&uname().context("uname")?.release().to_string_lossy())?;
         let (version, patch_level) = OLDEST_KERNEL;
         ensure!(
             kernel >= OLDEST_KERNEL,
@@ -76,10 +79,9 @@ impl Facts {
             kernel.0,
             kernel.1
         );
-        let status = read("/proc/self/status")?;
-        let euid = second_number(&status, "Uid:")?;
+        let (euid, egid) = (geteuid().as_raw(), getegid().as_raw());
         let initial = is_initial(&read("/proc/self/uid_map")?);
-        let last: u32 = read("/proc/sys/kernel/cap_last_cap")?.trim().parse().context("cap_last_cap")?;
+        let (bounding, supported) = bounding_set()?;
         Ok(Facts {
             authority: match (euid, initial) {
                 (0, true) => Authority::Root,
@@ -87,11 +89,11 @@ impl Facts {
                 _ => Authority::User,
             },
             euid,
-            egid: second_number(&status, "Gid:")?,
+            egid,
             kernel,
-            permitted: capability_mask(&status, "CapPrm:")?,
-            bounding: capability_mask(&status, "CapBnd:")?,
-            supported: (1 << (last + 1)) - 1,
+            permitted: sys::creds::capabilities().context("capget")?.permitted,
+            bounding,
+            supported,
             setgroups: initial || read("/proc/self/setgroups")?.trim() == "allow",
             filter_flags: sys::seccomp::supported_flags(),
             apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == b"Y\n"),
@@ -123,21 +125,20 @@ fn is_initial(uid_map: &str) -> bool {
     uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-fn field<'a>(status: &'a str, name: &str) -> Result<&'a str> {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .with_context(|| format!("/proc/self/status: no {name}"))
-}
-
-/// The effective id among the real, effective, saved and filesystem ones.
-fn second_number(status: &str, name: &str) -> Result<u32> {
-    let number = field(status, name)?.split_whitespace().nth(1);
-    number.and_then(|number| number.parse().ok()).with_context(|| format!("/proc/self/status: {name}"))
-}
-
-fn capability_mask(status: &str, name: &str) -> Result<u64> {
-    u64::from_str_radix(field(status, name)?.trim(), 16).with_context(|| format!("/proc/self/status: {name}"))
+/// Our bounding set, and all that the kernel knows: it refuses to answer past the last one (capabilities(7)).
+fn bounding_set() -> Result<(u64, u64)> {
+    let (mut bounding, mut supported) = (0, 0);
+    for capability in 0..u64::BITS {
+        match sys::process::has_bounding(capability) {
+            Ok(held) => {
+                supported |= 1 << capability;
+                bounding |= u64::from(held) << capability;
+            }
+            Err(Errno::EINVAL) => break,
+            Err(error) => return Err(error).context("read the bounding set"),
+        }
+    }
+    Ok((bounding, supported))
 }
 
 #[cfg(test)]
@@ -163,13 +164,5 @@ mod tests {
         assert!(is_initial("         0          0 4294967295\n"));
         assert!(!is_initial("         0       1000          1\n"));
         assert!(!is_initial("0 1000 1\n1 100000 65536\n"));
-    }
-
-    #[test]
-    fn the_effective_id_is_the_second_of_four() {
-        let status = "Name:\tcorten\nUid:\t1000\t0\t1000\t1000\nCapPrm:\t000001ffffffffff\n";
-        assert_eq!(second_number(status, "Uid:").unwrap(), 0);
-        assert_eq!(capability_mask(status, "CapPrm:").unwrap(), 0x1ff_ffff_ffff);
-        second_number(status, "Gid:").unwrap_err();
     }
 }

@@ -143,7 +143,9 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
         // While /proc/self still belongs to us, which it will not after TakeRoot.
         steps.birth(Action::TimeOffsets { text: time_offsets(request)? });
     }
-    if user == Place::New {
+    // The limits are in force then, too: without a share of real time no real-time scheduler can be set.
+    let scheduled = request.spec.process().as_ref().is_some_and(|process| process.scheduler().is_some());
+    if user == Place::New || scheduled {
         steps.birth(Action::Report(Moment::Entered));
     }
     if user != Place::Inherited {
