@@ -122,7 +122,7 @@ fn lock(path: PathBuf, id: &str) -> Result<Option<Room>> {
             Ok(lock) => {
                 // Whoever held it may have removed the directory meanwhile.
                 let links = lock.metadata().with_context(|| format!("look at {path:?}"))?.nlink();
-                return Ok((links > 0).then_some(Room { path, lock: lock }));
+                return Ok((links > 0).then_some(Room { path, lock }));
             }
             Err((file, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
                 directory = file;

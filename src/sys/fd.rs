@@ -34,11 +34,6 @@ pub fn is_open(number: RawFd) -> bool {
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
-/// Clear the close-on-exec flag.
-pub fn keep_over_exec(fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).map(drop)
-}
-
 /// Put a copy of `fd` on `number`, replacing what was there.
 pub fn duplicate_onto(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
     // SAFETY: the standard streams, which this is for, are not owned by any Rust value.

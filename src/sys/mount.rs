@@ -13,13 +13,7 @@ pub mod attr {
     pub const NOSUID: u64 = 0x0000_0002;
     pub const NODEV: u64 = 0x0000_0004;
     pub const NOEXEC: u64 = 0x0000_0008;
-    /// The field that holds one of relatime (0), noatime and strictatime.
-    pub const ATIME: u64 = 0x0000_0070;
-    pub const NOATIME: u64 = 0x0000_0010;
-    pub const STRICTATIME: u64 = 0x0000_0020;
-    pub const NODIRATIME: u64 = 0x0000_0080;
     pub const IDMAP: u64 = 0x0010_0000;
-    pub const NOSYMFOLLOW: u64 = 0x0020_0000;
 }
 
 /// `struct mount_attr` of mount_setattr(2).

@@ -133,11 +133,6 @@ pub fn drop_bounding(capability: u32) -> Result<(), Errno> {
     control(libc::PR_CAPBSET_DROP, capability.into(), 0).map(drop)
 }
 
-/// `PR_CAPBSET_READ`: whether the bounding set holds a capability; EINVAL past the last one.
-pub fn has_bounding(capability: u32) -> Result<bool, Errno> {
-    control(libc::PR_CAPBSET_READ, capability.into(), 0).map(|held| held == 1)
-}
-
 /// `PR_CAP_AMBIENT_CLEAR_ALL`.
 pub fn clear_ambient() -> Result<(), Errno> {
     control(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0).map(drop)
@@ -230,11 +225,13 @@ pub fn wait(whom: Whom<'_>, block: bool) -> Result<Option<(i32, Ended)>, Errno> 
             Err(Errno::EINTR) => continue,
             Err(error) => return Err(error),
         }
-        // SAFETY: waitid fills these members, or leaves zero when no child has ended.
-        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        // SAFETY: waitid fills this member, or leaves zero when no child has ended.
+        let pid = unsafe { info.si_pid() };
         if pid == 0 {
             return Ok(None);
         }
+        // SAFETY: as above, and a child has ended.
+        let status = unsafe { info.si_status() };
         let ended =
             if info.si_code == libc::CLD_EXITED { Ended::Exited(status) } else { Ended::Signalled(status) };
         return Ok(Some((pid, ended)));

@@ -23,14 +23,6 @@ pub fn peer(master: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// The number N of the terminal `/dev/pts/N` (TIOCGPTN).
-pub fn number(master: BorrowedFd<'_>) -> Result<u32, Errno> {
-    let mut number: libc::c_uint = 0;
-    // SAFETY: the argument points to one live integer, which the kernel fills.
-    checked(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTN, &mut number) }.into())?;
-    Ok(number)
-}
-
 /// Make `terminal` the controlling terminal of this session (TIOCSCTTY).
 pub fn control(terminal: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: the argument is a plain integer.
