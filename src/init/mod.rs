@@ -17,12 +17,12 @@ mod process;
 mod rootfs;
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
 use crate::plan::{Action, Moment, Slot, Step};
-use crate::sys::fd::write_once;
+use crate::sys::fd::{close_from, write_once};
 use crate::sys::process::{Image, exit_now, restore_signals};
 use crate::sys::procfs::Procfs;
 use crate::wire::{self, HookEnd, Note, Report};
@@ -161,7 +161,7 @@ impl<'a> Init<'a> {
             Action::MemoryPolicy { mode, nodes } => Ok(crate::sys::process::set_memory_policy(*mode, nodes)?),
             Action::Affinity { mask } => Ok(crate::sys::process::set_affinity(mask)?),
             Action::NoNewPrivileges => Ok(crate::sys::process::set_no_new_privileges()?),
-            Action::CloseOnExec { from } => Ok(crate::sys::fd::close_on_exec_from(*from)?),
+            Action::CloseDescriptors { from } => self.close_descriptors(*from),
             Action::Seccomp { filter, .. } => self.seccomp(number, filter),
             Action::SetUser { uid, gid, groups } => process::set_user(*uid, *gid, groups.as_deref()),
             Action::Umask { mask } => process::umask(*mask),
@@ -214,6 +214,16 @@ impl<'a> Init<'a> {
             write_once(door.as_fd(), b"0")?;
         }
         Ok(())
+    }
+
+    /// CVE-2024-21626: a directory of the host that is still open is a way out, for the working directory and for the
+    /// program's path alike, so closing it on execve(2) would be too late. What is left is no directory.
+    fn close_descriptors(&self, from: u32) -> Outcome {
+        let mut keep = [self.given.conversation.as_raw_fd(); 3];
+        if let Some(gate) = &self.given.gate {
+            (keep[1], keep[2]) = (gate.go.as_raw_fd(), gate.outcome.as_raw_fd());
+        }
+        Ok(close_from(from, &mut keep)?)
     }
 
     fn slot(&self, slot: Slot) -> Result<BorrowedFd<'_>, Errno> {

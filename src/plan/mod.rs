@@ -325,8 +325,8 @@ pub enum Action {
         mask: Vec<u8>,
     },
     NoNewPrivileges,
-    /// Mark every descriptor from `from` on close-on-exec.
-    CloseOnExec {
+    /// Close every descriptor from `from` on, but those of the conversation and the gate.
+    CloseDescriptors {
         from: u32,
     },
     /// Load the container's filter; `early` when there is no no_new_privileges and privileges are needed.

@@ -189,7 +189,7 @@ fn passed_sockets(listen: &Listen) -> Vec<String> {
 pub fn plan_descriptors(request: &Request, steps: &mut Steps) {
     const STANDARD_STREAMS: u32 = 3;
     let listen = request.options.listen.as_ref().map_or(0, |listen| listen.fds);
-    steps.every(Action::CloseOnExec { from: STANDARD_STREAMS + listen + request.options.preserve_fds });
+    steps.every(Action::CloseDescriptors { from: STANDARD_STREAMS + listen + request.options.preserve_fds });
 }
 
 #[cfg(test)]
@@ -307,7 +307,7 @@ mod tests {
             plan_descriptors(&given.request(), steps);
             Ok(())
         });
-        assert!(matches!(action.unwrap(), Action::CloseOnExec { from: 6 }));
+        assert!(matches!(action.unwrap(), Action::CloseDescriptors { from: 6 }));
     }
 
     #[test]

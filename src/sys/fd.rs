@@ -23,9 +23,28 @@ pub fn current_directory() -> BorrowedFd<'static> {
 
 /// Mark all descriptors from `first` on close-on-exec (close_range(2)).
 pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
-    // SAFETY: no memory is passed, and nothing is closed now.
-    checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<(), Errno> {
+    // SAFETY: no memory is passed; whose descriptors these are is the callers' promise.
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })?;
     Ok(())
+}
+
+/// Close all descriptors from `first` on but those to `keep`.
+///
+/// No Rust value that owns one of the others may be used or dropped afterwards.
+pub fn close_from(first: u32, keep: &mut [RawFd]) -> Result<(), Errno> {
+    keep.sort_unstable();
+    let mut from = first;
+    for kept in keep.iter().map(|number| *number as u32).filter(|number| *number >= first) {
+        if from < kept {
+            close_range(from, kept - 1, 0)?;
+        }
+        from = kept + 1;
+    }
+    close_range(from, u32::MAX, 0)
 }
 
 /// Whether `number` is an open descriptor.
