@@ -16,12 +16,12 @@ mod process;
 mod rootfs;
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
 use crate::plan::{Action, Moment, Slot, Step};
-use crate::sys::fd::write_once;
+use crate::sys::fd::{close_all_but, close_on_exec_from, write_once};
 use crate::sys::process::{Image, exit_now, restore_signals};
 use crate::sys::procfs::Procfs;
 use crate::wire::{self, HookEnd, Note, Report};
@@ -32,10 +32,12 @@ pub struct Birthright<'a> {
     /// Every v1 hierarchy's `tasks`.
     pub doors: &'a [OwnedFd],
     pub conversation: OwnedFd,
-    pub procfs: Procfs,
+    pub procfs: Option<Procfs>,
     pub gate: Option<Gate>,
     /// Where a terminal's master is sent.
     pub console: Option<OwnedFd>,
+    /// The caller's own descriptors are those below this one.
+    pub first: u32,
 }
 
 /// Init's side of the start gate: `go` tells it to go on, `outcome` hears what came of it.
@@ -160,7 +162,7 @@ impl<'a> Init<'a> {
             Action::MemoryPolicy { mode, nodes } => Ok(crate::sys::process::set_memory_policy(*mode, nodes)?),
             Action::Affinity { mask } => Ok(crate::sys::process::set_affinity(mask)?),
             Action::NoNewPrivileges => Ok(crate::sys::process::set_no_new_privileges()?),
-            Action::CloseOnExec { from } => Ok(crate::sys::fd::close_on_exec_from(*from)?),
+            Action::CloseOnExec { from } => self.close_on_exec(*from),
             Action::Seccomp { filter, .. } => self.seccomp(number, filter),
             Action::SetUser { uid, gid, groups } => process::set_user(*uid, *gid, groups.as_deref()),
             Action::Umask { mask } => process::umask(*mask),
@@ -208,11 +210,40 @@ impl<'a> Init<'a> {
     }
 
     /// A lone thread that moves itself takes no lock that others wait for (`cgroup.procs` would).
-    fn enter_cgroups(&self) -> Outcome {
-        for door in self.given.doors {
+    fn enter_cgroups(&mut self) -> Outcome {
+        for door in std::mem::take(&mut self.given.doors) {
             write_once(door.as_fd(), b"0")?;
         }
-        Ok(())
+        self.close_the_rest()
+    }
+
+    /// CVE-2024-21626: a clone copies all that the parent has open (its end of our conversation, the container's lock,
+    /// its log, directories of the host's cgroups). What is not ours goes before anybody can see us.
+    fn close_the_rest(&self) -> Outcome {
+        let given = &self.given;
+        let gate = given.gate.iter().flat_map(|gate| [&gate.go, &gate.outcome]);
+        let singles = [Some(&given.conversation), given.console.as_ref()];
+        let owned = given.slots.iter().flatten().chain(singles.into_iter().flatten()).chain(gate);
+        let borrowed = given.procfs.iter().map(AsFd::as_fd);
+        let mut kept: Vec<RawFd> = owned.map(AsFd::as_fd).chain(borrowed).map(|fd| fd.as_raw_fd()).collect();
+        kept.sort_unstable();
+        Ok(close_all_but(given.first, &kept)?)
+    }
+
+    /// The filter that may follow leaves no way to close what the walk needs no more (the host's procfs, the root), so
+    /// that goes now; the conversation and the gate end by execve(2), which is what their other ends wait for.
+    fn close_on_exec(&mut self, from: u32) -> Outcome {
+        self.given.slots.clear();
+        self.given.console = None;
+        self.given.procfs = None;
+        self.mask = rootfs::Mask::default();
+        self.root = None;
+        Ok(close_on_exec_from(from)?)
+    }
+
+    /// The host's procfs, until [`Init::close_on_exec`].
+    fn procfs(&self) -> Result<&Procfs, Errno> {
+        self.given.procfs.as_ref().ok_or(Errno::EBADF)
     }
 
     fn slot(&self, slot: Slot) -> Result<BorrowedFd<'_>, Errno> {

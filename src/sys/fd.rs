@@ -41,10 +41,19 @@ pub fn duplicate_onto(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Close a descriptor that was inherited and has no owner in this program.
-pub fn close_inherited(number: RawFd) {
-    // SAFETY: the caller holds that no Rust value owns `number`; a stale number is answered with EBADF.
-    unsafe { libc::close(number) };
+/// Close all descriptors from `first` on but those in `kept`, which is sorted.
+///
+/// For a child that has just been cloned and never returns to who owned the others.
+pub fn close_all_but(first: u32, kept: &[RawFd]) -> Result<(), Errno> {
+    let mut from = first;
+    for kept in kept.iter().map(|number| *number as u32).chain([u32::MAX]) {
+        if from < kept {
+            // SAFETY: no memory is passed; the caller holds that nobody uses or closes these any more.
+            checked(unsafe { libc::syscall(libc::SYS_close_range, from, kept - 1, 0) })?;
+        }
+        from = from.max(kept.saturating_add(1));
+    }
+    Ok(())
 }
 
 /// Send `payload` and one descriptor in one message (unix(7), SCM_RIGHTS).

@@ -133,6 +133,11 @@ pub fn drop_bounding(capability: u32) -> Result<(), Errno> {
     control(libc::PR_CAPBSET_DROP, capability.into(), 0).map(drop)
 }
 
+/// `PR_CAPBSET_READ`: whether the bounding set holds a capability; EINVAL past the last one.
+pub fn has_bounding(capability: u32) -> Result<bool, Errno> {
+    control(libc::PR_CAPBSET_READ, capability.into(), 0).map(|held| held == 1)
+}
+
 /// `PR_CAP_AMBIENT_CLEAR_ALL`.
 pub fn clear_ambient() -> Result<(), Errno> {
     control(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0).map(drop)
