@@ -71,8 +71,11 @@ impl Log {
         self.record(LogLevel::Warning, message);
     }
 
-    pub fn debug(&self, message: &str) {
-        self.record(LogLevel::Debug, message);
+    /// What is long to say is said only to those who asked.
+    pub fn debug(&self, message: impl FnOnce() -> String) {
+        if self.level == LogLevel::Debug {
+            self.record(LogLevel::Debug, &message());
+        }
     }
 
     fn record(&self, level: LogLevel, message: &str) {
@@ -178,7 +181,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let log = log(Sink::file(&path).unwrap(), format, level);
-        log.debug("a detail");
+        log.debug(|| "a detail".to_string());
         log.warn("a doubt");
         log.error("create web: \"x\"\nis\twrong: \u{1}");
         fs::read_to_string(path).unwrap()

@@ -71,7 +71,9 @@ fn sentence(error: &anyhow::Error) -> String {
         })
         .collect();
     let words = causes.join(": ");
-    let shortened = words.split([' ', '\n']).map(|word| match word.char_indices().nth(LONGEST_WORD) {
+    // A container that has its say in a sentence must not speak to the terminal that shows it.
+    let harmless = words.replace(|letter: char| letter.is_control() && letter != '\n', "\u{fffd}");
+    let shortened = harmless.split([' ', '\n']).map(|word| match word.char_indices().nth(LONGEST_WORD) {
         Some((end, _)) => format!("{}...", &word[..end]),
         None => word.to_string(),
     });
@@ -86,6 +88,7 @@ fn answer(text: &str) -> ExitCode {
 }
 
 fn refuse(sentence: &str, status: u8) -> ExitCode {
-    eprintln!("{sentence}");
+    // Whoever closed it does not want to know; the exit status and the log still say it.
+    let _ = writeln!(std::io::stderr(), "{sentence}");
     ExitCode::from(status)
 }

@@ -38,7 +38,7 @@ pub fn give_birth(
     };
     let request = bundle.request(id, &facts, &options_of_plan);
     let plan = steps::birth(&request)?;
-    plan.warnings.iter().for_each(|warning| context.log.warn(warning));
+    context.tell(id, &plan);
     let state = state_of(&bundle, &plan, id, facts.euid, request.place(Namespace::Pid) == Place::New);
     let contact = Contact {
         pid_file: options.pid_file.clone(),

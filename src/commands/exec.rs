@@ -92,7 +92,7 @@ fn plan(
         options: &options_of_plan,
     };
     let plan = steps::guest(&request, &process, init)?;
-    plan.warnings.iter().for_each(|warning| context.log.warn(warning));
+    context.tell(&state.id, &plan);
     Ok(plan)
 }
 
@@ -105,7 +105,7 @@ fn process(options: &cli::Exec, container: Option<&Process>) -> Result<(Process,
     let container =
         container.context("the container's configuration has no process to go by: use --process")?;
     let wishes = Wishes {
-        arguments: options.args.clone(),
+        arguments: program(&options.args).to_vec(),
         environment: options.env.clone(),
         cwd: options.cwd.as_ref().map(PathBuf::from),
         user: options.user.map(|user| (user.uid, user.gid)),
@@ -117,6 +117,14 @@ fn process(options: &cli::Exec, container: Option<&Process>) -> Result<(Process,
         no_new_privileges: options.no_new_privs,
     };
     Ok((guest::process(container, &wishes)?, Vec::new()))
+}
+
+/// People write `--` in front of a program, as for other programs that run one.
+fn program(words: &[String]) -> &[String] {
+    match words {
+        [first, rest @ ..] if first == "--" => rest,
+        words => words,
+    }
 }
 
 /// In the container's group; where that takes no processes, since a systemd inside has moved them down, in init's.

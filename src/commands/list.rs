@@ -6,14 +6,23 @@ use anyhow::Result;
 
 use super::{Context, print, print_json};
 use crate::cli::{self, TableFormat};
+use crate::container::state::State;
 
 pub fn list(context: &Context<'_>, options: &cli::List) -> Result<()> {
     let mut states = Vec::new();
     for id in context.store.ids()? {
-        // One that is being made or removed at this moment is not there yet, or not any more.
-        let Ok(state) = context.store.look(&id) else { continue };
-        let status = state.status(&context.store.path(&id))?;
-        states.push((state, status));
+        let room = context.store.path(&id);
+        let found = State::read(&room).and_then(|state| {
+            // One that is being made or removed at this moment is not there yet, or not any more.
+            let Some(state) = state else { return Ok(None) };
+            let status = state.status(&room)?;
+            Ok(Some((state, status)))
+        });
+        match found {
+            Ok(found) => states.extend(found),
+            // One broken container must not hide the others.
+            Err(error) => context.log.warn(&format!("list {id}: {error:#}")),
+        }
     }
     let documents: Vec<_> = states.iter().map(|(state, status)| state.document(*status)).collect();
     if options.quiet {

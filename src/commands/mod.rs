@@ -19,12 +19,13 @@ mod state;
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use regex::Regex;
 
 use crate::cli::{Cli, Command, GlobalOptions};
 use crate::container::store::Store;
 use crate::log::Log;
+use crate::plan::{Plan, print};
 use crate::sys::fd::is_open;
 
 /// What every command has at hand.
@@ -35,6 +36,12 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// Have the log say what is odd about a plan, and with `--debug` all that is planned.
+    pub fn tell(&self, id: &str, plan: &Plan) {
+        plan.warnings.iter().for_each(|warning| self.log.warn(warning));
+        self.log.debug(|| format!("plan of {id}:\n{}", print::text(plan)));
+    }
+
     /// The id itself, or with `--regex` those that match it.
     pub fn matching(&self, id: &str, regex: bool) -> Result<Vec<String>> {
         if !regex {
@@ -48,17 +55,22 @@ impl Context<'_> {
 /// Descriptors that the caller says it passes on must be open, or one that we open next would take their place. To be
 /// called before anything is opened.
 pub fn check_preserved_fds(command: &Command) -> Result<()> {
-    let count = match command {
-        Command::Create(options) => options.birth.preserve_fds,
-        Command::Run(options) => options.birth.preserve_fds,
-        Command::Exec(options) => options.preserve_fds,
+    let listened = || birth::listen_fds().map_or(0, |listen| listen.fds);
+    let (count, listened) = match command {
+        Command::Create(options) => (options.birth.preserve_fds, listened()),
+        Command::Run(options) => (options.birth.preserve_fds, listened()),
+        // Sockets are for the container's first process.
+        Command::Exec(options) => (options.preserve_fds, 0),
         _ => return Ok(()),
     };
-    let listened = birth::listen_fds().map_or(0, |listen| listen.fds);
-    for number in 3..3 + listened + count {
-        ensure!(is_open(number as i32), "--preserve-fds {count}: descriptor {number} is not open");
+    let given = |number: &u32| i32::try_from(*number).is_ok_and(is_open);
+    match (3..=u32::MAX).find(|number| !given(number)) {
+        Some(missing) if u64::from(missing) < 3 + u64::from(listened) + u64::from(count) => {
+            let passed = if listened > 0 { format!(" and LISTEN_FDS={listened}") } else { String::new() };
+            bail!("--preserve-fds {count}{passed}: descriptor {missing} is not open")
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Perform a command; the result is the program's exit status.

@@ -16,7 +16,7 @@ pub fn plan(context: &Context<'_>, options: &cli::Plan) -> Result<()> {
     let bundle = Bundle::read(&options.bundle, &options.config)?;
     // A bundle that needs root is planned as root would have it.
     if facts.authority == Authority::User && !bundle.has_user_namespace() {
-        facts = facts.as_root();
+        facts = facts.for_root();
     }
     let options_of_plan = Options {
         cgroups: birth::cgroups(context.global),

@@ -17,7 +17,8 @@ pub fn run(context: &Context<'_>, options: &cli::Run) -> Result<u8> {
     if options.detach {
         let console = options.birth.console_socket.clone().map_or(Console::None, Console::Socket);
         birth::give_birth(context, &options.birth, &options.id, console, None)?;
-        return start_or_delete(context, &options.id).map(|()| 0);
+        start(context, &options.id).inspect_err(|_| give_up(context, &options.id))?;
+        return Ok(0);
     }
     if !options.birth.no_subreaper {
         set_child_subreaper().context("become a subreaper")?;
@@ -26,20 +27,24 @@ pub fn run(context: &Context<'_>, options: &cli::Run) -> Result<u8> {
     let (ours, theirs) = sockets::console_pair()?;
     let console = options.birth.console_socket.clone().map_or(Console::Foreground, Console::Socket);
     let born = birth::give_birth(context, &options.birth, &options.id, console, Some(theirs))?;
-    let terminal = receive_terminal(ours.as_fd())?;
-    start_or_delete(context, &options.id)?;
-    let ended = foreground.attend(&born.child, terminal);
+    let attended = receive_terminal(ours.as_fd()).and_then(|terminal| {
+        start(context, &options.id)?;
+        foreground.attend(&born.child, terminal)
+    });
+    let ended = attended.inspect_err(|_| give_up(context, &options.id))?;
     if !options.keep {
         delete::delete_stopped(context, &options.id)?;
     }
-    Ok(ended?.status() as u8)
+    Ok(ended.status() as u8)
 }
 
-/// A container that could not be started is nobody's.
-fn start_or_delete(context: &Context<'_>, id: &str) -> Result<()> {
-    start::open(Container::enter(&context.store, id)?, context.log).inspect_err(|_| {
-        if let Err(also) = delete::force(context, id) {
-            context.log.warn(&format!("delete {id}: {also:#}"));
-        }
-    })
+fn start(context: &Context<'_>, id: &str) -> Result<()> {
+    start::open(Container::enter(&context.store, id)?, context.log)
+}
+
+/// A container that could not be started, or that nobody attends any more, is nobody's.
+fn give_up(context: &Context<'_>, id: &str) {
+    if let Err(also) = delete::force(context, id) {
+        context.log.warn(&format!("delete {id}: {also:#}"));
+    }
 }

@@ -6,7 +6,6 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -31,7 +30,8 @@ pub struct Store {
 #[derive(Debug)]
 pub struct Room {
     pub path: PathBuf,
-    lock: Flock<File>,
+    /// Held for as long as the room is in somebody's hands.
+    _lock: Flock<File>,
 }
 
 impl Store {
@@ -122,7 +122,7 @@ fn lock(path: PathBuf, id: &str) -> Result<Option<Room>> {
             Ok(lock) => {
                 // Whoever held it may have removed the directory meanwhile.
                 let links = lock.metadata().with_context(|| format!("look at {path:?}"))?.nlink();
-                return Ok((links > 0).then_some(Room { path, lock }));
+                return Ok((links > 0).then_some(Room { path, _lock: lock }));
             }
             Err((file, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
                 directory = file;
@@ -138,11 +138,6 @@ fn lock(path: PathBuf, id: &str) -> Result<Option<Room>> {
 }
 
 impl Room {
-    /// The lock's descriptor. A process that inherits it would hold the lock for as long as it lives.
-    pub fn lock_number(&self) -> RawFd {
-        self.lock.as_raw_fd()
-    }
-
     /// Replace `name` as a whole: readers see the old content or the new.
     pub fn write(&self, name: &str, content: &[u8]) -> Result<()> {
         write_atomically(&self.path.join(name), content, 0o600)

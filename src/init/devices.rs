@@ -12,9 +12,9 @@ use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 use super::mounts::{Shape, make_parents};
 use super::{Init, Outcome};
 use crate::plan::{DeviceKind, Terminal};
-use crate::sys::fd::{duplicate_onto, inherited, is_null_device, send_with_fd};
+use crate::sys::fd::{current_directory, duplicate_onto, inherited, is_null_device, send_with_fd};
 use crate::sys::mount::{self, Depth};
-use crate::sys::path::open_in_root;
+use crate::sys::path::{open_beneath, open_in_root};
 use crate::sys::terminal;
 
 const DEVPTS_SUPER_MAGIC: FsType = FsType(0x1cd1);
@@ -70,14 +70,12 @@ impl Init<'_> {
 
     /// Both ends come from the container's own devpts and from each other, by no path that it could have changed.
     pub fn terminal(&mut self, size: Option<Terminal>, owner: u32, console: bool) -> Outcome {
-        let flags = libc::O_RDWR | libc::O_NOCTTY;
-        let master = match &self.root {
-            Some(root) => open_in_root(root.as_fd(), c"dev/pts/ptmx", flags, 0)?,
-            None => open_in_root(crate::sys::fd::current_directory(), c"/dev/pts/ptmx", flags, 0)?,
-        };
-        if fstatfs(&master)?.filesystem_type() != DEVPTS_SUPER_MAGIC {
+        let root = self.root.as_ref().map_or(current_directory(), AsFd::as_fd);
+        let terminals = open_in_root(root, c"dev/pts", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+        if fstatfs(&terminals)?.filesystem_type() != DEVPTS_SUPER_MAGIC {
             return Err(Errno::ENODEV.into());
         }
+        let master = open_beneath(terminals.as_fd(), c"ptmx", libc::O_RDWR | libc::O_NOCTTY)?;
         terminal::unlock(master.as_fd())?;
         let slave = terminal::peer(master.as_fd())?;
         if let Some(size) = size {
@@ -105,14 +103,17 @@ impl Init<'_> {
             if !is_null {
                 continue;
             }
-            let own = match open_in_root(self.root()?, c"dev/null", libc::O_RDWR, 0) {
-                Err(Errno::ENOENT) => return Ok(()),
+            let own = match open_in_root(self.root()?, c"dev/null", libc::O_PATH, 0) {
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(()),
                 result => result?,
             };
-            // A container that brings something else under this name keeps the host's (CVE-2026-88265).
-            if is_null_device(&fstat(&own)?) {
-                duplicate_onto(own.as_fd(), stream)?;
+            // A container that brings something else under this name keeps the host's (CVE-2026-88265), and what it
+            // brings is not even opened.
+            if !is_null_device(&fstat(&own)?) {
+                return Ok(());
             }
+            let own = self.procfs()?.reopen(own.as_fd(), libc::O_RDWR)?;
+            duplicate_onto(own.as_fd(), stream)?;
         }
         Ok(())
     }

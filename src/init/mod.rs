@@ -17,12 +17,12 @@ mod process;
 mod rootfs;
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
 use crate::plan::{Action, Moment, Slot, Step};
-use crate::sys::fd::{close_from, write_once};
+use crate::sys::fd::{close_all_but, close_on_exec_from, write_once};
 use crate::sys::process::{Image, exit_now, restore_signals};
 use crate::sys::procfs::Procfs;
 use crate::wire::{self, HookEnd, Note, Report};
@@ -33,10 +33,12 @@ pub struct Birthright<'a> {
     /// Every v1 hierarchy's `tasks`.
     pub doors: &'a [OwnedFd],
     pub conversation: OwnedFd,
-    pub procfs: Procfs,
+    pub procfs: Option<Procfs>,
     pub gate: Option<Gate>,
     /// Where a terminal's master is sent.
     pub console: Option<OwnedFd>,
+    /// The caller's own descriptors are those below this one.
+    pub first: u32,
 }
 
 /// Init's side of the start gate: `go` tells it to go on, `outcome` hears what came of it.
@@ -209,21 +211,41 @@ impl<'a> Init<'a> {
     }
 
     /// A lone thread that moves itself takes no lock that others wait for (`cgroup.procs` would).
-    fn enter_cgroups(&self) -> Outcome {
-        for door in self.given.doors {
+    fn enter_cgroups(&mut self) -> Outcome {
+        for door in std::mem::take(&mut self.given.doors) {
             write_once(door.as_fd(), b"0")?;
         }
-        Ok(())
+        self.close_the_rest()
+    }
+
+    /// CVE-2024-21626: a clone copies all that the parent has open (its end of our conversation, the container's lock,
+    /// its log, directories of the host's cgroups). What is not ours goes before anybody can see us.
+    fn close_the_rest(&self) -> Outcome {
+        let given = &self.given;
+        let gate = given.gate.iter().flat_map(|gate| [&gate.go, &gate.outcome]);
+        let singles = [Some(&given.conversation), given.console.as_ref()];
+        let owned = given.slots.iter().flatten().chain(singles.into_iter().flatten()).chain(gate);
+        let borrowed = given.procfs.iter().map(AsFd::as_fd);
+        let mut kept: Vec<RawFd> = owned.map(AsFd::as_fd).chain(borrowed).map(|fd| fd.as_raw_fd()).collect();
+        kept.sort_unstable();
+        Ok(close_all_but(given.first, &kept)?)
     }
 
     /// CVE-2024-21626: a directory of the host that is still open is a way out, for the working directory and for the
-    /// program's path alike, so closing it on execve(2) would be too late. What is left is no directory.
-    fn close_descriptors(&self, from: u32) -> Outcome {
-        let mut keep = [self.given.conversation.as_raw_fd(); 3];
-        if let Some(gate) = &self.given.gate {
-            (keep[1], keep[2]) = (gate.go.as_raw_fd(), gate.outcome.as_raw_fd());
-        }
-        Ok(close_from(from, &mut keep)?)
+    /// program's path alike, so closing it on execve(2) would be too late. Only the conversation and the gate end then,
+    /// which is what their other ends wait for.
+    fn close_descriptors(&mut self, from: u32) -> Outcome {
+        self.given.slots.clear();
+        self.given.console = None;
+        self.given.procfs = None;
+        self.mask = rootfs::Mask::default();
+        self.root = None;
+        Ok(close_on_exec_from(from)?)
+    }
+
+    /// The host's procfs, until [`Init::close_descriptors`].
+    fn procfs(&self) -> Result<&Procfs, Errno> {
+        self.given.procfs.as_ref().ok_or(Errno::EBADF)
     }
 
     fn slot(&self, slot: Slot) -> Result<BorrowedFd<'_>, Errno> {

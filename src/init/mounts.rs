@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStringExt;
 use nix::errno::Errno;
 use nix::fcntl::readlinkat;
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use super::{Failure, Init, Outcome, copy};
 use crate::plan::{Mount, MountWhat, Parameter, Slot};
@@ -77,6 +78,7 @@ impl Init<'_> {
             }
             None => self.make_target(&plan.inside, shape)?,
         };
+        refuse_procfs(target.as_fd(), plan)?;
         if plan.copy_up {
             copy::tree(target.as_fd(), detached.as_fd())?;
         }
@@ -98,6 +100,7 @@ impl Init<'_> {
     /// Change what is mounted at the target already.
     fn remount(&self, plan: &Mount, parameters: &[Parameter]) -> Outcome {
         let target = open_in_root(self.root()?, &plan.inside, libc::O_PATH, 0)?;
+        refuse_procfs(target.as_fd(), plan)?;
         if !parameters.is_empty() {
             let context = mount::pick_filesystem(target.as_fd())?;
             configure(context.as_fd(), parameters, mount::reconfigure)?;
@@ -145,6 +148,14 @@ impl Init<'_> {
         }
         open_in_root(parent.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW | shape.flags(), 0)
     }
+}
+
+/// What covers a file of procfs can lie to all who read it, and to us.
+fn refuse_procfs(target: BorrowedFd<'_>, plan: &Mount) -> Outcome {
+    if plan.onto_procfs || fstatfs(target)?.filesystem_type() != PROC_SUPER_MAGIC {
+        return Ok(());
+    }
+    Err(Failure::Step(Errno::EPERM, Note::new(b"a symbolic link leads to a place inside /proc")))
 }
 
 /// Set `MS_SHARED` and the like on a mount; with `MS_REC` on all below it.

@@ -23,7 +23,7 @@ impl Init<'_> {
     /// needed; the offsets must be there before anybody is in it (time_namespaces(7)).
     pub fn time_offsets(&self, text: &CStr) -> Outcome {
         unshare(libc::CLONE_NEWTIME)?;
-        let procfs = &self.given.procfs;
+        let procfs = self.procfs()?;
         if !text.is_empty() {
             let offsets = procfs.own_file(c"self/timens_offsets", libc::O_WRONLY)?;
             sys::fd::write_once(offsets.as_fd(), text.to_bytes())?;

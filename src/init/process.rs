@@ -12,8 +12,9 @@ use super::hooks::decimal;
 use super::{Failure, Init, Outcome};
 use crate::plan::{CapabilitySets, SchedulerAttributes};
 use crate::sys::creds::{self, ThreadSets};
-use crate::sys::path::open_in_root;
+use crate::sys::path::{is_inside_root, open_in_root};
 use crate::sys::process;
+use crate::sys::procfs::Procfs;
 use crate::wire::Note;
 
 /// More of a passwd file is not read.
@@ -22,7 +23,7 @@ const LONGEST_PASSWD: usize = 1 << 20;
 impl<'a> Init<'a> {
     /// The one file of the container whose text init reads, because only here it is the one that the process will see.
     pub fn home(&mut self, uid: u32) -> Outcome {
-        let text = passwd()?;
+        let text = passwd(self.procfs()?)?;
         let home = home_in_passwd(&text, uid).unwrap_or(b"/");
         let variable = CString::new([b"HOME=", home].concat()).map_err(|_| Errno::EINVAL)?;
         self.image.add_variable(variable);
@@ -46,8 +47,7 @@ impl<'a> Init<'a> {
         Err(verdict.into())
     }
 
-    /// CVE-2024-21626: a directory outside the root, reached through a leaked descriptor, has no path below it;
-    /// getcwd(2) then says `(unreachable)`, which libc reports as ENOENT.
+    /// CVE-2024-21626: a directory outside the root, reached through a leaked descriptor, has no path below it.
     pub fn working_directory(&mut self, path: &CStr, again: bool) -> Outcome {
         if self.in_place {
             return Ok(());
@@ -56,8 +56,10 @@ impl<'a> Init<'a> {
             Err(Errno::EACCES) if !again => return Ok(()),
             result => result?,
         }
-        let outside = b"current working directory is outside of the container";
-        nix::unistd::getcwd().map_err(|error| Failure::Step(error, Note::new(outside)))?;
+        if !is_inside_root()? {
+            let outside = b"current working directory is outside of the container";
+            return Err(Failure::Step(Errno::ENOENT, Note::new(outside)));
+        }
         self.in_place = true;
         Ok(())
     }
@@ -70,14 +72,15 @@ impl<'a> Init<'a> {
 }
 
 /// The text of `/etc/passwd`, which is empty where something else stands (a fifo, a directory) or nothing.
-fn passwd() -> Result<Vec<u8>, Errno> {
+/// Looked at before it is opened: to open a fifo may wait for ever, and a device may do anything.
+fn passwd(procfs: &Procfs) -> Result<Vec<u8>, Errno> {
     let root = open(c"/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    let flags = libc::O_RDONLY | libc::O_NONBLOCK;
-    let Ok(file) = open_in_root(root.as_fd(), c"etc/passwd", flags, 0) else { return Ok(Vec::new()) };
-    let found = fstat(&file)?;
+    let Ok(place) = open_in_root(root.as_fd(), c"etc/passwd", libc::O_PATH, 0) else { return Ok(Vec::new()) };
+    let found = fstat(&place)?;
     if SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
         return Ok(Vec::new());
     }
+    let file = procfs.reopen(place.as_fd(), libc::O_RDONLY)?;
     let mut text = vec![0; LONGEST_PASSWD.min(found.st_size as usize)];
     let mut length = 0;
     while length < text.len() {

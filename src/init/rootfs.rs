@@ -40,9 +40,9 @@ impl Init<'_> {
                 self.propagation = kind;
             }
         }
-        // pivot_root(2) refuses a root that is shared.
-        let private = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
-        mount::set_attributes(tree.as_fd(), &private, Depth::Recursive)?;
+        // pivot_root(2) refuses a root that is shared. A slave of it still sees what the host mounts there.
+        let own = if self.propagation == libc::MS_PRIVATE { libc::MS_PRIVATE } else { libc::MS_SLAVE };
+        propagate(tree.as_fd(), own | libc::MS_REC)?;
         let place = open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
         mount::attach(tree.as_fd(), place.as_fd())?;
         self.root = Some(tree);
@@ -87,7 +87,7 @@ impl Init<'_> {
 
     /// Write below `/proc/sys` of the host's procfs, which shows each process the values of its own namespaces.
     pub fn sysctl(&self, path: &CStr, value: &CStr) -> Outcome {
-        let file = self.given.procfs.sysctl(path)?;
+        let file = self.procfs()?.sysctl(path)?;
         Ok(write_once(file.as_fd(), value.to_bytes())?)
     }
 
@@ -117,6 +117,10 @@ impl Init<'_> {
     /// For a host whose root is a ramdisk, which cannot be pivoted away (`--no-pivot`).
     pub fn move_root(&mut self) -> Outcome {
         let place = open(c"/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        if self.propagation == 0 {
+            // What is mounted on it must not be mounted on the host's `/`.
+            propagate(place.as_fd(), libc::MS_PRIVATE)?;
+        }
         mount::attach(self.root()?, place.as_fd())?;
         self.chroot()
     }

@@ -9,10 +9,10 @@ pub mod sockets;
 pub mod spawn;
 pub mod undo;
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::container::gate;
 use crate::container::state::{self, Process, State};
@@ -22,7 +22,6 @@ use crate::host::hooks;
 use crate::init::{self, Birthright, Gate};
 use crate::log::Log;
 use crate::plan::{HookPoint, Plan};
-use crate::sys::fd::close_inherited;
 use crate::sys::procfs::Procfs;
 use crate::wire;
 use converse::Conversation;
@@ -124,7 +123,7 @@ fn try_birth(
     let gate = Some(Gate { go, outcome });
 
     let cgroup = attempt.cgroup.as_deref();
-    let (child, conversation) = deliver(plan, cgroup, gate, contact.console, Some(room.lock_number()))?;
+    let (child, conversation) = deliver(plan, Slots::open(plan)?, cgroup, gate, contact.console)?;
     let child = &*attempt.child.insert(child);
     if let (Some(cgroup), Some(limits)) = (&attempt.cgroup, limits) {
         cgroup.set_limits(&limits.settings).context("config.json")?;
@@ -161,7 +160,10 @@ fn try_guest(
     contact: Contact,
     attempt: &mut Attempt,
 ) -> Result<()> {
-    let (child, conversation) = deliver(plan, cgroup, None, contact.console, None)?;
+    let slots = Slots::open(plan)?;
+    // Looked at with the handle in hand: if init is alive now, the handle is init's and not a later process's.
+    ensure!(state.init()?.is_some(), "the container has stopped");
+    let (child, conversation) = deliver(plan, slots, cgroup, None, contact.console)?;
     let child = &*attempt.child.insert(child);
     let conversation = Conversation { plan, child, state, socket: conversation };
     conversation.until_ready()?;
@@ -176,29 +178,24 @@ fn try_guest(
     conversation.until_executed()
 }
 
-/// Open what the plan names and clone; the result is the child and our end of the conversation with it.
+/// Clone; the result is the child and our end of the conversation with it.
 fn deliver(
     plan: &Plan,
+    slots: Slots,
     cgroup: Option<&dyn Cgroup>,
     gate: Option<Gate>,
     console: Option<OwnedFd>,
-    lock: Option<RawFd>,
 ) -> Result<(Child, OwnedFd)> {
-    let slots = Slots::open(plan)?;
     let procfs = Procfs::open().context("open /proc")?;
     let (ours, theirs) = wire::pair().context("make a socket pair")?;
     let birthplace = cgroup.and_then(Cgroup::birthplace);
     let doors = cgroup.map(Cgroup::doors).unwrap_or_default();
-    let parents_end = ours.as_raw_fd();
+    let first = plan.first_closed();
     // Everything that the closure takes is the child's alone: the parent's copies are closed when it is dropped.
     let inside = move |slots: Slots| {
-        // Were our end open in the child as well, it would never see us die; nor would the lock ever be free.
-        close_inherited(parents_end);
-        lock.into_iter().for_each(close_inherited);
-        init::walk(
-            &plan.steps,
-            Birthright { slots: slots.into_inner(), doors, conversation: theirs, procfs, gate, console },
-        )
+        let (slots, procfs) = (slots.into_inner(), Some(procfs));
+        let given = Birthright { slots, doors, conversation: theirs, procfs, gate, console, first };
+        init::walk(&plan.steps, given)
     };
     let child = spawn::spawn(&plan.enter, slots, birthplace, inside)?;
     Ok((child, ours))

@@ -10,7 +10,9 @@ use nix::sched::{CloneFlags, setns};
 
 use super::opening::Slots;
 use crate::plan::{Enter, Namespace};
-use crate::sys::process::{Side, Whom, clone_process, exit_now, is_single_threaded, open_pidfd, wait};
+use crate::sys::process::{
+    Side, Whom, clone_process, exit_now, is_single_threaded, open_pidfd, signal, wait,
+};
 use crate::wire::{self, Note, Report};
 
 /// A process that we have made and have not waited for, so its pid is nobody else's.
@@ -40,21 +42,45 @@ pub fn spawn(
         None => None,
     };
     let mut away = Away::default();
-    for (kind, slot) in &enter.ahead {
-        away.enter(*kind, slots.get(*slot)?)?;
-    }
-    let child = match (user_namespace, pid_namespace) {
-        (Some(user), pid) => {
-            clone_by_stand_in(enter.clone, user.as_fd(), pid.as_ref(), birthplace, || inside(slots))
+    let clone = || {
+        for (kind, slot) in &enter.ahead {
+            away.enter(*kind, slots.get(*slot)?)?;
         }
-        (None, Some(pid)) => {
-            away.enter(Namespace::Pid, pid.as_fd())?;
-            clone_child(enter.clone, birthplace, || inside(slots))
+        match (user_namespace, pid_namespace) {
+            (Some(user), pid) => {
+                clone_by_stand_in(enter.clone, user.as_fd(), pid.as_ref(), birthplace, || inside(slots))
+            }
+            (None, Some(pid)) => {
+                away.enter(Namespace::Pid, pid.as_fd())?;
+                clone_child(enter.clone, birthplace, || inside(slots))
+            }
+            (None, None) => clone_child(enter.clone, birthplace, || inside(slots)),
         }
-        (None, None) => clone_child(enter.clone, birthplace, || inside(slots)),
     };
-    away.return_home()?;
-    child
+    let child = clone();
+    // Whatever became of the child: what is undone now, or done later, is done in our own namespaces.
+    match (child, away.return_home()) {
+        (Ok(child), Err(error)) => {
+            child.end()?;
+            Err(error)
+        }
+        (child, _) => child,
+    }
+}
+
+impl Child {
+    /// Kill it and wait for it.
+    pub fn end(&self) -> Result<()> {
+        match signal(self.pidfd.as_fd(), libc::SIGKILL) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => return Err(error).with_context(|| format!("kill process {}", self.pid)),
+        }
+        match wait(Whom::Process(self.pidfd.as_fd()), true) {
+            // It may have been waited for: the foreground does, and an obituary.
+            Ok(_) | Err(Errno::ECHILD) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("wait for process {}", self.pid)),
+        }
+    }
 }
 
 /// Namespaces that we have entered for the sake of a child, and the ways back.
@@ -80,12 +106,14 @@ impl Away {
         Ok(())
     }
 
+    /// From all of them; the first that cannot be left is the error.
     fn return_home(self) -> Result<()> {
-        for (kind, own) in self.0.iter().rev() {
+        let back = |(kind, own): &(Namespace, OwnedFd)| {
             setns(own, CloneFlags::from_bits_retain(kind.flag()))
-                .with_context(|| format!("return to our own {} namespace", kind.name()))?;
-        }
-        Ok(())
+                .with_context(|| format!("return to our own {} namespace", kind.name()))
+        };
+        let ways: Vec<Result<()>> = self.0.iter().rev().map(back).collect();
+        ways.into_iter().collect()
     }
 }
 
@@ -139,17 +167,29 @@ fn clone_by_stand_in(
         let _ = wire::send(theirs.as_fd(), &report);
         exit_now(0)
     })?;
-    let report = wire::receive(ours.as_fd()).context("hear from the stand-in")?;
-    wait(Whom::Process(stand_in.pidfd.as_fd()), true).context("wait for the stand-in")?;
-    match report {
-        Some(Report::Born { pid }) => {
-            let pidfd = open_pidfd(pid).with_context(|| format!("open process {pid}"))?;
-            Ok(Child { pid, pidfd })
-        }
+    drop(theirs);
+    let report = wire::receive(ours.as_fd()).context("hear from the stand-in");
+    stand_in.end()?;
+    match report? {
+        Some(Report::Born { pid }) => match open_pidfd(pid) {
+            Ok(pidfd) => Ok(Child { pid, pidfd }),
+            Err(error) => {
+                disown(pid)?;
+                Err(error).with_context(|| format!("open process {pid}"))
+            }
+        },
         Some(Report::Failed { errno, .. }) => {
             let error = Errno::from_raw(errno);
             Err(error).context(clone_hint(error))
         }
         _ => bail!("the stand-in in the joined user namespace died"),
     }
+}
+
+/// End a child that we have no handle on. It has not been waited for, so its pid is its own.
+fn disown(pid: i32) -> Result<()> {
+    use nix::sys::{signal, wait};
+    let pid = nix::unistd::Pid::from_raw(pid);
+    signal::kill(pid, signal::Signal::SIGKILL).with_context(|| format!("kill process {pid}"))?;
+    wait::waitpid(pid, None).with_context(|| format!("wait for process {pid}")).map(drop)
 }

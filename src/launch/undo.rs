@@ -1,15 +1,12 @@
 //! What an attempt has made so far, and how it is given back. Runs outside.
 
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use nix::errno::Errno;
 
 use super::spawn::Child;
 use crate::container::store::Room;
 use crate::host::cgroup::Cgroup;
-use crate::sys::process::{Whom, signal, wait};
 
 /// The things that must not outlive a failure. A guest has none but its child.
 #[derive(Default)]
@@ -32,7 +29,7 @@ impl Attempt {
             }
         };
         if let Some(child) = &self.child {
-            note(end(child));
+            note(child.end());
         }
         if let Some(path) = &self.pid_file {
             note(std::fs::remove_file(path).with_context(|| format!("remove {path:?}")));
@@ -41,23 +38,15 @@ impl Attempt {
             note(crate::host::unmount(path));
         }
         if let Some(cgroup) = &self.cgroup {
+            if self.child.is_some() {
+                // Without a pid namespace of its own the child's end is not the end of what its hooks began.
+                note(cgroup.kill());
+            }
             note(cgroup.remove());
         }
         if let Some(room) = self.room {
             note(room.remove());
         }
         outcome
-    }
-}
-
-fn end(child: &Child) -> Result<()> {
-    match signal(child.pidfd.as_fd(), libc::SIGKILL) {
-        Ok(()) | Err(Errno::ESRCH) => {}
-        Err(error) => return Err(error).with_context(|| format!("kill process {}", child.pid)),
-    }
-    match wait(Whom::Process(child.pidfd.as_fd()), true) {
-        // The caller may ignore SIGCHLD; then the kernel has waited for us.
-        Ok(_) | Err(Errno::ECHILD) => Ok(()),
-        Err(error) => Err(error).with_context(|| format!("wait for process {}", child.pid)),
     }
 }

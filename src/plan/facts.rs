@@ -58,7 +58,7 @@ pub struct Facts {
 
 impl Facts {
     /// The same host, if root were asking.
-    pub fn as_root(self) -> Facts {
+    pub fn for_root(self) -> Facts {
         Facts {
             authority: Authority::Root,
             euid: 0,

@@ -69,6 +69,15 @@ impl Plan {
     pub fn mounts_on_host(&self) -> bool {
         self.steps.iter().any(|step| matches!(step.action, Action::Chroot))
     }
+
+    /// The first descriptor that closes when the process begins; those below are given to it on purpose.
+    pub fn first_closed(&self) -> u32 {
+        let from = |step: &Step| match step.action {
+            Action::CloseDescriptors { from } => Some(from),
+            _ => None,
+        };
+        self.steps.iter().find_map(from).unwrap_or(3)
+    }
 }
 
 /// What the parent does to the child from outside, while the child makes its namespaces.
@@ -399,6 +408,9 @@ pub struct Mount {
     pub keep: Option<Slot>,
     /// The target's last component may be a symbolic link (false for proc and sysfs: CVE-2019-19921).
     pub follow: bool,
+    /// The target may lie in a procfs. Only a destination that says so by its name may, not one that a symbolic link
+    /// of the image leads there (CVE-2025-52881).
+    pub onto_procfs: bool,
 }
 
 #[derive(Debug)]

@@ -91,6 +91,7 @@ impl Mount {
             copy_symlink: false,
             keep: None,
             follow: true,
+            onto_procfs: false,
         }
     }
 
@@ -261,7 +262,9 @@ impl<'a> Planner<'a> {
     }
 
     pub fn add(&self, mount: Mount, steps: &mut Steps) {
-        steps.birth(Action::Mount(Box::new(mount)));
+        // What may be there has been checked by name.
+        let onto_procfs = Path::new(&self.destination).starts_with("/proc");
+        steps.birth(Action::Mount(Box::new(Mount { onto_procfs, ..mount })));
     }
 
     pub fn refuse_data(&self, what: &str) -> Result<()> {

@@ -189,7 +189,8 @@ fn passed_sockets(listen: &Listen) -> Vec<String> {
 pub fn plan_descriptors(request: &Request, steps: &mut Steps) {
     const STANDARD_STREAMS: u32 = 3;
     let listen = request.options.listen.as_ref().map_or(0, |listen| listen.fds);
-    steps.every(Action::CloseDescriptors { from: STANDARD_STREAMS + listen + request.options.preserve_fds });
+    let given = listen.saturating_add(request.options.preserve_fds);
+    steps.every(Action::CloseDescriptors { from: given.saturating_add(STANDARD_STREAMS) });
 }
 
 #[cfg(test)]

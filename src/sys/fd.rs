@@ -32,21 +32,6 @@ fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<(), Errno> 
     Ok(())
 }
 
-/// Close all descriptors from `first` on but those to `keep`.
-///
-/// No Rust value that owns one of the others may be used or dropped afterwards.
-pub fn close_from(first: u32, keep: &mut [RawFd]) -> Result<(), Errno> {
-    keep.sort_unstable();
-    let mut from = first;
-    for kept in keep.iter().map(|number| *number as u32).filter(|number| *number >= first) {
-        if from < kept {
-            close_range(from, kept - 1, 0)?;
-        }
-        from = kept + 1;
-    }
-    close_range(from, u32::MAX, 0)
-}
-
 /// Whether `number` is an open descriptor.
 pub fn is_open(number: RawFd) -> bool {
     // SAFETY: F_GETFD takes no third argument and changes nothing.
@@ -60,10 +45,18 @@ pub fn duplicate_onto(fd: BorrowedFd<'_>, number: RawFd) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Close a descriptor that was inherited and has no owner in this program.
-pub fn close_inherited(number: RawFd) {
-    // SAFETY: the caller holds that no Rust value owns `number`; a stale number is answered with EBADF.
-    unsafe { libc::close(number) };
+/// Close all descriptors from `first` on but those in `kept`, which is sorted.
+///
+/// For a child that has just been cloned and never returns to who owned the others.
+pub fn close_all_but(first: u32, kept: &[RawFd]) -> Result<(), Errno> {
+    let mut from = first;
+    for kept in kept.iter().map(|number| *number as u32).chain([u32::MAX]) {
+        if from < kept {
+            close_range(from, kept - 1, 0)?;
+        }
+        from = from.max(kept.saturating_add(1));
+    }
+    Ok(())
 }
 
 /// Send `payload` and one descriptor in one message (unix(7), SCM_RIGHTS).

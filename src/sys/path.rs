@@ -42,6 +42,42 @@ pub fn open_namespace(ns: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno>
     openat(ns, name, OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
 }
 
+/// Open what `file` is open on once more, by its entry in `fds`, a directory `/proc/self/fd`. That is a magic link too,
+/// and leads to the very file that the caller has looked at.
+pub fn open_descriptor(
+    fds: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    flags: libc::c_int,
+) -> Result<OwnedFd, Errno> {
+    use nix::fcntl::{OFlag, openat};
+    let mut digits = [0; 12];
+    let name = decimal(file.as_raw_fd(), &mut digits)?;
+    openat(fds, name, OFlag::from_bits_retain(flags) | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())
+}
+
+/// A descriptor's number as a file name.
+fn decimal(number: i32, digits: &mut [u8; 12]) -> Result<&CStr, Errno> {
+    let mut rest = u32::try_from(number).map_err(|_| Errno::EBADF)?;
+    let mut start = digits.len() - 1;
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            return CStr::from_bytes_with_nul(&digits[start..]).map_err(|_| Errno::EBADF);
+        }
+    }
+}
+
+/// Whether the working directory is below the root: where it is not, getcwd(2) says `(unreachable)` in front of a path.
+/// Not libc's, which then walks up by itself and may find a way.
+pub fn is_inside_root() -> Result<bool, Errno> {
+    let mut path = [0u8; libc::PATH_MAX as usize];
+    // SAFETY: the pointer and the length describe one live buffer.
+    checked(unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) })?;
+    Ok(path[0] == b'/')
+}
+
 fn resolve(
     directory: BorrowedFd<'_>,
     path: &CStr,

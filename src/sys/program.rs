@@ -43,29 +43,46 @@ pub fn run(program: &Program<'_>) -> Result<Outcome, Errno> {
     lseek(&input, 0, Whence::SeekSet)?;
     let (failure, tell) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let image = Image::new(program.arguments, program.environment);
-    let (pid, pidfd) = match clone_process(0, None)? {
+    let pidfd = match clone_process(0, None)? {
         Side::Child => {
             let error = become_program(program, &image, input.as_fd());
             // A parent that is gone needs no reason.
             let _ = write_once(tell.as_fd(), &(error as i32).to_ne_bytes());
             exit_now(127)
         }
-        Side::Parent { pid, pidfd } => (pid, pidfd),
+        Side::Parent { pidfd, .. } => pidfd,
     };
-    debug_assert!(pid > 0);
     drop(tell);
-    let mut errno = [0; 4];
-    let not_started = nix::unistd::read(&failure, &mut errno)? == errno.len();
-    let in_time = not_started || ends_within(pidfd.as_fd(), program.timeout_ms)?;
-    if !in_time {
+    let watched = watch(pidfd.as_fd(), failure.as_fd(), program.timeout_ms);
+    if !matches!(watched, Ok(Watched::Ended)) {
+        // Whatever went wrong, it must not go on without us.
         signal(pidfd.as_fd(), libc::SIGKILL)?;
     }
     let ended = wait(Whom::Process(pidfd.as_fd()), true)?;
-    Ok(match ended {
-        _ if not_started => Outcome::NotStarted(Errno::from_raw(i32::from_ne_bytes(errno))),
-        Some((_, ended)) if in_time => Outcome::Ended(ended),
+    Ok(match (watched?, ended) {
+        (Watched::NotStarted(error), _) => Outcome::NotStarted(error),
+        (Watched::Ended, Some((_, ended))) => Outcome::Ended(ended),
         _ => Outcome::TimedOut,
     })
+}
+
+enum Watched {
+    NotStarted(Errno),
+    Ended,
+    StillRunning,
+}
+
+fn watch(
+    process: BorrowedFd<'_>,
+    failure: BorrowedFd<'_>,
+    timeout_ms: Option<u64>,
+) -> Result<Watched, Errno> {
+    let mut errno = [0; 4];
+    if nix::unistd::read(failure, &mut errno)? == errno.len() {
+        return Ok(Watched::NotStarted(Errno::from_raw(i32::from_ne_bytes(errno))));
+    }
+    let ended = ends_within(process, timeout_ms)?;
+    Ok(if ended { Watched::Ended } else { Watched::StillRunning })
 }
 
 fn become_program(program: &Program<'_>, image: &Image<'_>, input: BorrowedFd<'_>) -> Errno {

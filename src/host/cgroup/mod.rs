@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A control group, whoever made it.
 pub trait Cgroup {
+    /// A group that was there before, and that somebody uses or has frozen, is no place for a container.
+    fn refuse_others(&self) -> Result<()>;
     fn create(&mut self) -> Result<()>;
     /// Open the doors and the birthplace of a group that exists.
     fn admit(&mut self) -> Result<()>;
@@ -69,7 +71,10 @@ pub fn open(layout: &CgroupLayout, path: &Path) -> Result<Box<dyn Cgroup>> {
         v1: layout.v1.iter().map(survey).collect::<Result<_>>()?,
         v2: layout.v2.as_ref().map(survey).transpose()?,
     };
-    tree(&root, &location)
+    let group = tree(&root, &location)?;
+    // Before anybody writes down that it is ours: what is ours is killed and removed.
+    group.refuse_others()?;
+    Ok(group)
 }
 
 /// The group of a container that was written down.

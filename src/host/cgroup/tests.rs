@@ -102,7 +102,10 @@ fn a_missing_file_is_an_error_that_names_field_and_file() {
 
 #[test]
 fn a_missing_file_is_none_where_the_kernel_has_another() {
-    let fake = Fake::v2("io memory").file("pods/web/io.weight", "").file("pods/web/memory.max", "");
+    let fake = Fake::v2("io memory")
+        .file("pods/web/cgroup.freeze", "0\n")
+        .file("pods/web/io.weight", "")
+        .file("pods/web/memory.max", "");
     fake.open()
         .apply(&fake.limits(r#"{"blockIO": {"weight": 1000}, "memory": {"limit": 5, "swap": 5}}"#))
         .unwrap();
@@ -113,6 +116,7 @@ fn a_missing_file_is_none_where_the_kernel_has_another() {
 #[test]
 fn a_controller_that_is_not_handed_down_is_named() {
     let fake = Fake::v2("cpu memory")
+        .file("pods/web/cgroup.freeze", "0\n")
         .file("cgroup.controllers", "cpu memory")
         .file("cgroup.subtree_control", "memory")
         .file("pods/cgroup.controllers", "memory")
@@ -159,7 +163,7 @@ fn a_group_with_processes_or_frozen_is_refused() {
     let freezer = Fake::v1(&["freezer"])
         .file("freezer/pods/web/cgroup.procs", "")
         .file("freezer/pods/web/freezer.state", "FROZEN\n");
-    let said = |fake: &Fake| fake.open().create().unwrap_err().to_string();
+    let said = |fake: &Fake| open(&fake.layout, Path::new(PATH)).err().unwrap().to_string();
     assert!(said(&v1).ends_with("exists already and is not empty: process 17 is in it"), "{}", said(&v1));
     assert!(said(&v2).ends_with("exists already and is frozen"), "{}", said(&v2));
     assert!(said(&freezer).ends_with("exists already and is frozen"), "{}", said(&freezer));

@@ -78,14 +78,18 @@ impl V1 {
 }
 
 impl Cgroup for V1 {
-    fn create(&mut self) -> Result<()> {
-        for group in &mut self.groups {
-            if group.is_found() {
-                group.refuse_processes()?;
-            }
-            if group.is_found() && group.controls("freezer") && is_frozen(group)? {
+    fn refuse_others(&self) -> Result<()> {
+        for group in self.groups.iter().filter(|group| group.is_found()) {
+            group.refuse_processes()?;
+            if group.controls("freezer") && is_frozen(group)? {
                 bail!("{} exists already and is frozen", group.path().display());
             }
+        }
+        self.unified.as_ref().map_or(Ok(()), Cgroup::refuse_others)
+    }
+
+    fn create(&mut self) -> Result<()> {
+        for group in &mut self.groups {
             let cpuset = group.controls("cpuset");
             group.make(|made| if cpuset { inherit_cpuset(made) } else { Ok(()) })?;
         }

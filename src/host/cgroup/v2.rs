@@ -35,12 +35,6 @@ impl V2 {
 
     /// The group alone, with the controllers that it gets without asking.
     pub fn make(&mut self) -> Result<()> {
-        if self.group.is_found() {
-            self.group.refuse_processes()?;
-            if self.is_frozen()? {
-                bail!("{} exists already and is frozen", self.group.path().display());
-            }
-        }
         self.group.make(|_| Ok(()))?;
         // Below a threaded group nothing can be a domain of its own.
         if self.group.place().depth() > 1 && self.group.read("cgroup.type")?.trim() == "domain invalid" {
@@ -111,6 +105,17 @@ impl V2 {
 }
 
 impl Cgroup for V2 {
+    fn refuse_others(&self) -> Result<()> {
+        if !self.group.is_found() {
+            return Ok(());
+        }
+        self.group.refuse_processes()?;
+        if self.is_frozen()? {
+            bail!("{} exists already and is frozen", self.group.path().display());
+        }
+        Ok(())
+    }
+
     fn create(&mut self) -> Result<()> {
         self.make()?;
         let controllers = self.group.place().hierarchy.controllers.clone();
