@@ -10,7 +10,7 @@ use crate::mounts::mount_at;
 use crate::traces::hierarchies;
 
 /// Whether this machine has nothing but the unified hierarchy.
-fn unified() -> bool {
+pub fn unified() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 

@@ -33,7 +33,8 @@ fn version_has_the_lines_that_engines_look_for() {
 fn help_is_an_answer_and_not_an_error() {
     let bundle = bundle!();
     let commands = [
-        "create", "start", "run", "exec", "state", "kill", "delete", "list", "ps", "spec", "features", "plan",
+        "create", "start", "run", "exec", "state", "kill", "delete", "list", "ps", "spec", "features",
+        "plan", "pause", "resume", "update",
     ];
     let all = bare(&bundle, &["--help"]).ok();
     for command in commands {

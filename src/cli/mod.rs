@@ -52,6 +52,12 @@ pub enum Command {
     State(State),
     /// Send a signal to a container's first process
     Kill(Kill),
+    /// Hold every process of a container still
+    Pause(Pause),
+    /// Let the processes of a paused container go on
+    Resume(Resume),
+    /// Change the limits of a container
+    Update(Update),
     /// Remove a stopped container and everything made for it
     Delete(Delete),
     /// List the containers under the state root
@@ -216,6 +222,10 @@ mod tests {
             "-r /r -l /l -s state c1",
             "run -no-subreaper -d -b /b c1",
             "--log-level info create -c /s -p /p c1",
+            "--root /r --log /l --log-format json update --resources=- c1",
+            "update --resources - c1",
+            "pause c1",
+            "--systemd-cgroup resume c1",
         ] {
             accepted(line);
         }
@@ -268,6 +278,16 @@ mod tests {
     }
 
     #[test]
+    fn an_update_takes_limits_that_look_like_options() {
+        let line = "update c --cpu-quota -1 --memory=1g --memory-swap -1 --pids-limit -1 --resources -";
+        let Command::Update(update) = accepted(line).command else { panic!() };
+        assert_eq!((update.cpu_quota, update.pids_limit), (Some(-1), Some(-1)));
+        assert_eq!((update.memory, update.memory_swap), (Some(1 << 30), Some(-1)));
+        assert_eq!((update.resources.as_deref(), update.id.as_str()), (Some(Path::new("-")), "c"));
+        assert_eq!((update.cpu_period, update.blkio_weight), (None, None));
+    }
+
+    #[test]
     fn arguments_for_ps_come_as_words_in_one_string_or_not_at_all() {
         for (words, expected) in [
             (&["ps", "c"][..], &["-ef"][..]),
@@ -315,6 +335,11 @@ mod tests {
             (
                 "kill a -9",
                 r#"kill: argument SIGNAL: "-9" is neither a signal's name nor a number from 0 to 64"#,
+            ),
+            ("update --memory 1x a", r#"update: option --memory: "1x" is neither a size like 512m nor -1"#),
+            (
+                "update --blkio-weight 70000 a",
+                r#"update: option --blkio-weight: "70000" is not a number, or not one in range"#,
             ),
             ("list --format yaml", r#"list: option --format: "yaml" is none of table, json"#),
             ("features all", r#"features: unexpected argument "all""#),

@@ -214,6 +214,84 @@ pub struct Kill {
 }
 
 #[derive(Args, Debug)]
+pub struct Pause {
+    /// Name of the container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Resume {
+    /// Name of the container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Update {
+    /// File with limits in the form of config.json's `linux.resources`, - for standard input; options come on top of it
+    #[arg(short, long, value_name = "FILE")]
+    pub resources: Option<PathBuf>,
+    /// Weight against other groups in block I/O, from 10 to 1000
+    #[arg(long, value_name = "WEIGHT", value_parser = number::<u16>)]
+    pub blkio_weight: Option<u16>,
+    /// Microseconds over which the CPU quota counts
+    #[arg(long, value_name = "MICROSECONDS", value_parser = number::<u64>)]
+    pub cpu_period: Option<u64>,
+    /// CPU time in a period; -1 for no limit
+    #[arg(long, value_name = "MICROSECONDS", value_parser = number::<i64>)]
+    pub cpu_quota: Option<i64>,
+    /// CPU time beyond the quota that unused quota may be saved up for
+    #[arg(long, value_name = "MICROSECONDS", value_parser = number::<u64>)]
+    pub cpu_burst: Option<u64>,
+    /// Weight against other groups in CPU time
+    #[arg(long, value_name = "SHARES", value_parser = number::<u64>)]
+    pub cpu_share: Option<u64>,
+    /// Microseconds over which the realtime runtime counts
+    #[arg(long, value_name = "MICROSECONDS", value_parser = number::<u64>)]
+    pub cpu_rt_period: Option<u64>,
+    /// Realtime CPU time in a period
+    #[arg(long, value_name = "MICROSECONDS", value_parser = number::<i64>)]
+    pub cpu_rt_runtime: Option<i64>,
+    /// 1 to run only when no other group wants to, 0 to compete
+    #[arg(long, value_name = "0|1", value_parser = number::<i64>)]
+    pub cpu_idle: Option<i64>,
+    /// Processors, as 0-3,7
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes, as 0-1
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// Memory, in bytes or with k, m, g, t or p; -1 for no limit
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    pub memory: Option<i64>,
+    /// Memory that is left to the container when memory is short
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    pub memory_reservation: Option<i64>,
+    /// Memory and swap together; -1 for no limit
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    pub memory_swap: Option<i64>,
+    /// Kernel memory; kernels from 5.16 on have no such limit
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    pub kernel_memory: Option<i64>,
+    /// Memory of TCP buffers
+    #[arg(long, value_name = "SIZE", value_parser = memory_size)]
+    pub kernel_memory_tcp: Option<i64>,
+    /// Processes and threads; -1 for no limit
+    #[arg(long, value_name = "N", value_parser = number::<i64>)]
+    pub pids_limit: Option<i64>,
+    /// Accepted for callers that pass it, and refused: no container has an intelRdt group
+    #[arg(long, value_name = "SCHEMA", hide = true)]
+    pub l3_cache_schema: Option<String>,
+    /// Accepted for callers that pass it, and refused: no container has an intelRdt group
+    #[arg(long, value_name = "SCHEMA", hide = true)]
+    pub mem_bw_schema: Option<String>,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+#[derive(Args, Debug)]
 pub struct Delete {
     /// Kill the container first where it still runs; a container that does not exist is no error then
     #[arg(short, long)]

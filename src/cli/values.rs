@@ -101,6 +101,29 @@ pub(super) fn descriptor_count(text: &str) -> Result<u32, String> {
     count.ok_or_else(|| format!("{text:?} is not a number of file descriptors"))
 }
 
+pub(super) fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("{text:?} is not a number, or not one in range"))
+}
+
+/// Bytes, or a multiple of them as Docker's users write it: `512m`, `1.5g`, `64KiB`. -1 is no limit.
+pub(super) fn memory_size(text: &str) -> Result<i64, String> {
+    if text == "-1" {
+        return Ok(-1);
+    }
+    let wrong = || format!("{text:?} is neither a size like 512m nor -1");
+    let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit = unit.trim_start().to_ascii_lowercase();
+    let unit = unit.strip_suffix("ib").or(unit.strip_suffix('b')).unwrap_or(&unit);
+    let exponent = ["", "k", "m", "g", "t", "p"].iter().position(|one| *one == unit).ok_or_else(wrong)?;
+    let factor = 1i64 << (10 * exponent);
+    if let Ok(number) = number.parse::<i64>() {
+        return number.checked_mul(factor).ok_or_else(wrong);
+    }
+    let size = number.parse::<f64>().map_err(|_| wrong())? * factor as f64;
+    if size < i64::MAX as f64 { Ok(size as i64) } else { Err(wrong()) }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubCgroup {
     /// Empty for all of them.
@@ -161,6 +184,30 @@ mod tests {
         assert_eq!("cpu,memory:a".parse(), cgroup(&["cpu", "memory"], "a"));
         for text in ["a:b:c", ":a", "cpu,:a"] {
             assert!(text.parse::<SubCgroup>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_is_bytes_or_a_multiple_of_them_or_unlimited() {
+        for (text, expected) in [
+            ("-1", -1),
+            ("0", 0),
+            ("67108864", 64 << 20),
+            ("64m", 64 << 20),
+            ("64M", 64 << 20),
+            ("64MB", 64 << 20),
+            ("64MiB", 64 << 20),
+            ("64 mb", 64 << 20),
+            ("1.5g", 3 << 29),
+            ("2t", 2 << 40),
+            ("1k", 1024),
+            ("9223372036854775807b", i64::MAX),
+        ] {
+            assert_eq!(memory_size(text), Ok(expected), "{text}");
+        }
+        for text in ["", "m", "-2", "-1m", "1x", "1.2.3", "inf", "1e3", "9223372036854775807k", "9999999.5p"]
+        {
+            assert!(memory_size(text).is_err(), "{text}");
         }
     }
 

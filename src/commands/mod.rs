@@ -9,12 +9,14 @@ mod exec;
 mod features;
 mod kill;
 mod list;
+mod pause;
 mod plan;
 mod ps;
 mod run;
 mod spec;
 mod start;
 mod state;
+mod update;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -83,6 +85,9 @@ pub fn run(cli: &Cli, log: &Log) -> Result<u8> {
         Command::Exec(options) => return exec::exec(&context, options),
         Command::State(options) => state::state(&context, options),
         Command::Kill(options) => kill::kill(&context, options),
+        Command::Pause(options) => pause::pause(&context, options),
+        Command::Resume(options) => pause::resume(&context, options),
+        Command::Update(options) => update::update(&context, options),
         Command::Delete(options) => delete::delete(&context, options),
         Command::List(options) => list::list(&context, options),
         Command::Ps(options) => ps::ps(&context, options),

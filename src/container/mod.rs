@@ -132,11 +132,10 @@ impl State {
         if !process.is_alive()? {
             return Ok(Status::Stopped);
         }
-        if gate::is_waiting(room)? {
-            return Ok(Status::Created);
-        }
+        // Before the gate: an init that is frozen at it cannot be started.
         match self.cgroup()? {
             Some(cgroup) if cgroup.is_frozen()? => Ok(Status::Paused),
+            _ if gate::is_waiting(room)? => Ok(Status::Created),
             _ => Ok(Status::Running),
         }
     }

@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, bail, ensure};
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -126,6 +126,13 @@ pub fn parse_process(text: &[u8]) -> Result<(Process, Vec<String>)> {
     let mut warnings = Vec::new();
     settle_process(&mut document, "", &mut warnings);
     Ok((typed(document)?, warnings))
+}
+
+/// Limits as `update` reads them: their members, checked against the type that they are to become a part of.
+pub fn parse_resources(text: &[u8]) -> Result<Value> {
+    let document = document(text)?;
+    typed::<LinuxResources>(document.clone())?;
+    Ok(document)
 }
 
 /// The text as JSON, in which every string can be passed to the kernel.

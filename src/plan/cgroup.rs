@@ -70,6 +70,17 @@ impl CgroupLayout {
     }
 }
 
+impl Location {
+    /// The hierarchies that it has a group in.
+    pub fn layout(&self) -> CgroupLayout {
+        CgroupLayout {
+            root: self.root.clone(),
+            v1: self.v1.iter().map(|place| place.hierarchy.clone()).collect(),
+            v2: self.v2.as_ref().map(|place| place.hierarchy.clone()),
+        }
+    }
+}
+
 impl Place {
     pub fn depth(&self) -> usize {
         self.path.components().count()

@@ -47,6 +47,8 @@ pub trait Cgroup {
     fn restrict_devices(&self, devices: &DeviceLimits) -> Result<()>;
     /// Write the limits. May come when there is a process: some would keep it from being born (`pids.max` 0).
     fn set_limits(&self, settings: &[Setting]) -> Result<()>;
+    /// What the files of these settings hold now, as settings that put it back.
+    fn present(&self, settings: &[Setting]) -> Result<Vec<Setting>>;
     fn freeze(&self, frozen: bool) -> Result<()>;
     fn is_frozen(&self) -> Result<bool>;
     /// Every process in it and below it.

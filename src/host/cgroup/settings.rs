@@ -1,4 +1,4 @@
-//! Writing limits into the files of groups.
+//! Writing limits into the files of groups, and reading what was there before.
 //!
 //! Runs outside. The same on every version: what differs is which group a setting belongs to, which the trees say.
 
@@ -33,6 +33,58 @@ pub fn write_all<'a>(settings: &[Setting], group_of: impl Fn(&Setting) -> Result
             Some(_) => pending = refused,
         }
     }
+}
+
+/// What is in the files now, as settings that write it again. A file that is not there yet has nothing to keep.
+pub fn read_all<'a>(
+    settings: &[Setting],
+    group_of: impl Fn(&Setting) -> Result<&'a Group>,
+) -> Result<Vec<Setting>> {
+    let mut present = Vec::new();
+    for setting in settings {
+        let group = group_of(setting)?;
+        let mut named = vec![(&setting.file, &setting.value)];
+        if let Otherwise::Write { file, value } = &setting.otherwise {
+            named.push((file, value));
+        }
+        for (file, value) in named {
+            let content = match group.try_read(file) {
+                Err(Errno::ENOENT) => continue,
+                content => content
+                    .with_context(|| format!("read {}", group.path().join(file).display()))
+                    .with_context(|| setting.field.clone())?,
+            };
+            present.push(Setting {
+                file: file.clone(),
+                value: undo(&content, value),
+                otherwise: Otherwise::Refuse,
+                not_below: None,
+                ..setting.clone()
+            });
+            break;
+        }
+    }
+    Ok(present)
+}
+
+/// What to write after `value` to have `content` again. A file with a line for each device, interface or the like
+/// lists only those that are limited; 0 takes one off the list, or `max` in files that name their limits.
+fn undo(content: &str, value: &str) -> String {
+    let mut lines = content.lines().map(str::trim);
+    let key = value.split_once(' ').map_or("", |(key, _)| key);
+    if !key.contains(|letter: char| !letter.is_ascii_digit()) || key == "max" {
+        let line = lines.next().unwrap_or_default();
+        // The only file that is read in another form than written.
+        return line.strip_prefix("oom_kill_disable ").unwrap_or(line).to_string();
+    }
+    let listed = lines.find(|line| line.split(' ').next() == Some(key));
+    listed.map(str::to_string).unwrap_or_else(|| {
+        let unlimited = value.split(' ').skip(1).map(|limit| match limit.split_once('=') {
+            Some((name, _)) => format!(" {name}=max"),
+            None => " 0".to_string(),
+        });
+        key.to_string() + &unlimited.collect::<String>()
+    })
 }
 
 fn write(group: &Group, setting: &Setting) -> Result<()> {
@@ -75,4 +127,32 @@ fn refuse_below_use(group: &Group, setting: &Setting, file: &str) -> Result<()> 
         bail!("{limit} is below the {used} in use ({})", group.path().join(file).display());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::undo;
+
+    #[test]
+    fn what_was_in_a_file_can_be_written_again() {
+        for (content, value, expected) in [
+            ("1024\n", "512", "1024"),
+            ("max 100000\n", "50000 100000", "max 100000"),
+            ("50000 100000\n", "max 100000", "50000 100000"),
+            ("\n", "0-1", ""),
+            ("oom_kill_disable 0\nunder_oom 0\n", "1", "0"),
+            ("8:0 500\n8:16 700\n", "8:16 1", "8:16 700"),
+            ("8:0 500\n", "8:16 1", "8:16 0"),
+            ("lo 0\neth0 5\n", "eth0 7", "eth0 5"),
+            (
+                "8:0 rbps=1 wbps=2 riops=max wiops=max\n",
+                "8:0 rbps=7",
+                "8:0 rbps=1 wbps=2 riops=max wiops=max",
+            ),
+            ("", "8:0 rbps=7", "8:0 rbps=max"),
+            ("", "mlx4_0 hca_handle=2 hca_object=3", "mlx4_0 hca_handle=max hca_object=max"),
+        ] {
+            assert_eq!(undo(content, value), expected, "{value:?} over {content:?}");
+        }
+    }
 }

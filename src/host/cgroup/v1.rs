@@ -135,6 +135,10 @@ impl Cgroup for V1 {
         settings::write_all(settings, |setting| self.group_of(setting))
     }
 
+    fn present(&self, settings: &[Setting]) -> Result<Vec<Setting>> {
+        settings::read_all(settings, |setting| self.group_of(setting))
+    }
+
     fn freeze(&self, frozen: bool) -> Result<()> {
         let Some(freezer) = self.group("freezer") else {
             return match &self.unified {

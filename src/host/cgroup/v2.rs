@@ -33,6 +33,13 @@ impl V2 {
         &self.group
     }
 
+    fn group_of(&self, setting: &Setting) -> Result<&Group> {
+        match setting.version {
+            Version::V2 => Ok(&self.group),
+            Version::V1 => bail!("{}: {} is a file of cgroup v1", setting.field, setting.file),
+        }
+    }
+
     /// The group alone, with the controllers that it gets without asking.
     pub fn make(&mut self) -> Result<()> {
         self.group.make(|_| Ok(()))?;
@@ -145,10 +152,11 @@ impl Cgroup for V2 {
     }
 
     fn set_limits(&self, settings: &[Setting]) -> Result<()> {
-        settings::write_all(settings, |setting| match setting.version {
-            Version::V2 => Ok(&self.group),
-            Version::V1 => bail!("{}: {} is a file of cgroup v1", setting.field, setting.file),
-        })
+        settings::write_all(settings, |setting| self.group_of(setting))
+    }
+
+    fn present(&self, settings: &[Setting]) -> Result<Vec<Setting>> {
+        settings::read_all(settings, |setting| self.group_of(setting))
     }
 
     fn freeze(&self, frozen: bool) -> Result<()> {

@@ -1,0 +1,97 @@
+//! `update`: change the limits of a container, all that were asked for or none.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::cli;
+use crate::container::{CONFIG, Container, Status};
+use crate::host::cgroup::Cgroup;
+use crate::plan::cgroup::CgroupLayout;
+use crate::plan::limits::{self, Setting};
+use crate::plan::{bundle, update as limits_over};
+
+pub fn update(context: &Context<'_>, options: &cli::Update) -> Result<()> {
+    for (option, value) in
+        [("--l3-cache-schema", &options.l3_cache_schema), ("--mem-bw-schema", &options.mem_bw_schema)]
+    {
+        if value.is_some() {
+            bail!("{option}: the container has no intelRdt");
+        }
+    }
+    let mut asked = match &options.resources {
+        Some(path) => read_resources(path).with_context(|| format!("--resources {}", path.display()))?,
+        None => json!({}),
+    };
+    limits_over::overlay(&mut asked, from_options(options));
+
+    let container = Container::enter(&context.store, &options.id)?;
+    if matches!(container.status()?, Status::Creating | Status::Stopped) {
+        bail!("container not running");
+    }
+    let location = container.state.cgroup.as_ref().context("the container has no cgroup to limit")?;
+    let before = container.config()?;
+    let mut config: Value = serde_json::from_slice(&before).context("config.json")?;
+    limits_over::merge(&mut config["linux"]["resources"], asked);
+    let after = serde_json::to_vec(&config).context("write config.json")?;
+    let layout = location.layout();
+    let settings = limits_over::changed(&settings(&before, &layout)?, settings(&after, &layout)?);
+    let cgroup = container.state.cgroup()?.context("the container has no cgroup to limit")?;
+    change(&*cgroup, &settings, || container.room.write(CONFIG, &after))
+}
+
+/// Write what has changed and remember it; where either goes wrong, put back what was there.
+fn change(cgroup: &dyn Cgroup, settings: &[Setting], remember: impl FnOnce() -> Result<()>) -> Result<()> {
+    let present = cgroup.present(settings)?;
+    let Err(error) = cgroup.set_limits(settings).and_then(|()| remember()) else { return Ok(()) };
+    Err(match cgroup.set_limits(&present) {
+        Ok(()) => error.context("no limit was changed"),
+        Err(also) => error.context(format!("some limits may have changed ({also:#})")),
+    })
+}
+
+/// What the files are told for this configuration.
+fn settings(config: &[u8], layout: &CgroupLayout) -> Result<Vec<Setting>> {
+    let (spec, _) = bundle::parse(config).context("config.json")?;
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+    limits::settings(&resources.unwrap_or_default(), layout)
+}
+
+fn read_resources(path: &Path) -> Result<Value> {
+    let mut text = Vec::new();
+    if path == Path::new("-") {
+        std::io::stdin().lock().read_to_end(&mut text).context("read standard input")?;
+    } else {
+        text = std::fs::read(path).context("read it")?;
+    }
+    bundle::parse_resources(&text)
+}
+
+/// The options as `linux.resources`; those that are not given are null.
+fn from_options(options: &cli::Update) -> Value {
+    json!({
+        "blockIO": {"weight": options.blkio_weight},
+        "cpu": {
+            "shares": options.cpu_share,
+            "quota": options.cpu_quota,
+            "period": options.cpu_period,
+            "burst": options.cpu_burst,
+            "idle": options.cpu_idle,
+            "realtimePeriod": options.cpu_rt_period,
+            "realtimeRuntime": options.cpu_rt_runtime,
+            "cpus": options.cpuset_cpus,
+            "mems": options.cpuset_mems,
+        },
+        "memory": {
+            "limit": options.memory,
+            "reservation": options.memory_reservation,
+            "swap": options.memory_swap,
+            "kernel": options.kernel_memory,
+            "kernelTCP": options.kernel_memory_tcp,
+        },
+        "pids": {"limit": options.pids_limit},
+    })
+}
