@@ -11,6 +11,7 @@ mod cli;
 mod descriptors;
 mod devices;
 mod exec;
+mod faults;
 mod hooks;
 mod lifecycle;
 mod mount_options;

@@ -54,7 +54,11 @@ impl Store {
             }
             Err(error) => return Err(error).with_context(|| format!("make directory {path:?}")),
         }
-        lock(path, id)?.with_context(|| does_not_exist(id))
+        let locked = lock(path.clone(), id).and_then(|room| room.with_context(|| does_not_exist(id)));
+        locked.inspect_err(|_| {
+            // Whoever else has it locked removes it; an empty directory alone would only keep the id.
+            let _ = fs::remove_dir(&path);
+        })
     }
 
     /// Lock a container's room.
