@@ -17,6 +17,7 @@ mod lifecycle;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod odd_rootfs;
 mod process;
 mod seccomp;
 mod security;

@@ -15,12 +15,12 @@ use crate::namespaces::map_users;
 use crate::traces::Traces;
 
 /// A directory of the host with one file, which no container has any business with.
-struct Canary {
+pub struct Canary {
     directory: PathBuf,
 }
 
 impl Canary {
-    fn new(bundle: &Bundle) -> Canary {
+    pub fn new(bundle: &Bundle) -> Canary {
         let directory = bundle.scratch().join("canary");
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("ptmx"), "the host's").unwrap();
@@ -28,12 +28,16 @@ impl Canary {
         Canary { directory }
     }
 
-    fn file(&self) -> PathBuf {
+    pub fn directory(&self) -> PathBuf {
+        self.directory.clone()
+    }
+
+    pub fn file(&self) -> PathBuf {
         self.directory.join("ptmx")
     }
 
     #[track_caller]
-    fn assert_untouched(&self) {
+    pub fn assert_untouched(&self) {
         let names: Vec<_> =
             fs::read_dir(&self.directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["ptmx"], "the host's directory changed");
