@@ -5,6 +5,7 @@
 pub mod converse;
 pub mod foreground;
 pub mod opening;
+pub mod relay;
 pub mod sockets;
 pub mod spawn;
 pub mod undo;
