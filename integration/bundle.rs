@@ -25,7 +25,7 @@ const APPLETS: &str = "cat chmod chown cp cut dd df echo env false grep hostname
 
 /// The runtime under test.
 pub fn runtime() -> PathBuf {
-    env::var_os("CORTEN_BIN").map_or_else(|| env!("CARGO_BIN_EXE_corten").into(), PathBuf::from)
+    env::var_os("CORTEN").map_or_else(|| env!("CARGO_BIN_EXE_corten").into(), PathBuf::from)
 }
 
 /// Says why a test cannot run here, and lists it in the file that `CORTEN_SKIPPED` names.

@@ -1,5 +1,5 @@
 //! The integration tests: the real binary, real containers, as root. One chapter per subject.
-//! `CORTEN_BIN` names another runtime to run the same chapters against.
+//! `CORTEN` names another runtime to run the same chapters against.
 
 mod bundle;
 mod call;

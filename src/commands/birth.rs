@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use anyhow::Result;
 
 use super::Context;
-use crate::cli::{self, CgroupManager, GlobalOptions};
+use crate::cli::{self, CgroupManager, GlobalOptions, Rootless};
 use crate::container::check_id;
 use crate::container::state::State;
 use crate::launch::{self, Born, Contact, sockets};
@@ -37,7 +37,10 @@ pub fn give_birth(
         console: console.clone(),
     };
     let request = bundle.request(id, &facts, &options_of_plan);
-    let plan = steps::birth(&request)?;
+    let mut plan = steps::birth(&request)?;
+    if let (Some(group), Rootless::False) = (&mut plan.cgroup, context.global.rootless) {
+        group.required = true;
+    }
     context.tell(id, &plan);
     let state = state_of(&bundle, &plan, id, facts.euid, request.place(Namespace::Pid) == Place::New);
     let contact = Contact {

@@ -102,12 +102,16 @@ impl State {
         })
     }
 
+    /// By `/etc/passwd` alone: getpwuid(3) would load libraries into a static program.
     fn owner_name(&self) -> String {
-        let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(self.owner));
-        match user {
-            Ok(Some(user)) => user.name,
-            _ => self.owner.to_string(),
-        }
+        let uid = self.owner.to_string();
+        let table = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let lines = table.lines().map(|line| line.split(':'));
+        let mut names = lines.filter_map(|mut fields| {
+            let name = fields.next()?;
+            (fields.nth(1)? == uid).then(|| name.to_string())
+        });
+        names.next().unwrap_or(uid)
     }
 
     /// Init, if it is alive.

@@ -1,6 +1,6 @@
 //! What is remembered of a container between two commands: the file `state.json`.
 //!
-//! Runs outside. The file's layout is private to corten; what engines see is [`super::Container`]'s to say.
+//! Runs outside. The file's layout is private to corten; what engines see is [`super::Document`]'s to say.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,6 +1,7 @@
 //! Hooks that run in the runtime's own namespaces: prestart, createRuntime, poststart and poststop.
 //!
-//! Runs outside. A hook's environment is what the configuration says and nothing of the container's (CVE-2025-23266).
+//! Runs outside. A hook's environment is what the configuration says, or the runtime's own where it says nothing, and
+//! never the container's (CVE-2025-23266).
 
 use std::ffi::CString;
 use std::os::fd::AsFd;

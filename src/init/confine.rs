@@ -1,4 +1,4 @@
-//! Labels and filters. Runs in every process of a container, last before its user's program.
+//! Labels and filters. Runs in every process of a container.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd};

@@ -1,4 +1,5 @@
-//! Device nodes, default links and the terminal. Runs in init once the container's `/dev` is mounted.
+//! Device nodes, default links and the terminal. Runs in init once the container's `/dev` is mounted; a terminal, in
+//! every process that has one.
 
 use std::ffi::CStr;
 use std::os::fd::AsFd;

@@ -1,7 +1,8 @@
 //! The child's walk through the steps of a plan.
 //!
-//! Runs inside, from the clone to execve(2). Executes only: it parses nothing, looks nothing up and decides nothing
-//! that a plan could have decided. On the first error it says which step and errno, and is gone.
+//! Runs inside, from the clone to execve(2). Executes only: it parses no configuration and decides nothing that a plan
+//! could have decided; what only the container's root can tell (`HOME`, the program in `PATH`) is a step. On the first
+//! error it says which step and errno, and is gone.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_macros)]
 #![deny(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
@@ -162,7 +163,7 @@ impl<'a> Init<'a> {
             Action::MemoryPolicy { mode, nodes } => Ok(crate::sys::process::set_memory_policy(*mode, nodes)?),
             Action::Affinity { mask } => Ok(crate::sys::process::set_affinity(mask)?),
             Action::NoNewPrivileges => Ok(crate::sys::process::set_no_new_privileges()?),
-            Action::CloseOnExec { from } => self.close_on_exec(*from),
+            Action::CloseDescriptors { from } => self.close_descriptors(*from),
             Action::Seccomp { filter, .. } => self.seccomp(number, filter),
             Action::SetUser { uid, gid, groups } => process::set_user(*uid, *gid, groups.as_deref()),
             Action::Umask { mask } => process::umask(*mask),
@@ -230,9 +231,10 @@ impl<'a> Init<'a> {
         Ok(close_all_but(given.first, &kept)?)
     }
 
-    /// The filter that may follow leaves no way to close what the walk needs no more (the host's procfs, the root), so
-    /// that goes now; the conversation and the gate end by execve(2), which is what their other ends wait for.
-    fn close_on_exec(&mut self, from: u32) -> Outcome {
+    /// CVE-2024-21626: a directory of the host that is still open is a way out, for the working directory and for the
+    /// program's path alike, so closing it on execve(2) would be too late. Only the conversation and the gate end then,
+    /// which is what their other ends wait for.
+    fn close_descriptors(&mut self, from: u32) -> Outcome {
         self.given.slots.clear();
         self.given.console = None;
         self.given.procfs = None;
@@ -241,7 +243,7 @@ impl<'a> Init<'a> {
         Ok(close_on_exec_from(from)?)
     }
 
-    /// The host's procfs, until [`Init::close_on_exec`].
+    /// The host's procfs, until [`Init::close_descriptors`].
     fn procfs(&self) -> Result<&Procfs, Errno> {
         self.given.procfs.as_ref().ok_or(Errno::EBADF)
     }

@@ -1,6 +1,6 @@
 //! Conducts a birth: in which order things are made, and how they are undone.
 //!
-//! Runs outside. Knows neither JSON nor kernel interfaces: `plan/` has decided, `host/` and `init/` do.
+//! Runs outside. Decides nothing about a container: `plan/` has decided, `host/` and `init/` do.
 
 pub mod converse;
 pub mod foreground;

@@ -73,7 +73,7 @@ impl Plan {
     /// The first descriptor that closes when the process begins; those below are given to it on purpose.
     pub fn first_closed(&self) -> u32 {
         let from = |step: &Step| match step.action {
-            Action::CloseOnExec { from } => Some(from),
+            Action::CloseDescriptors { from } => Some(from),
             _ => None,
         };
         self.steps.iter().find_map(from).unwrap_or(3)
@@ -334,8 +334,8 @@ pub enum Action {
         mask: Vec<u8>,
     },
     NoNewPrivileges,
-    /// Mark every descriptor from `from` on close-on-exec.
-    CloseOnExec {
+    /// Close every descriptor from `from` on, but those of the conversation and the gate.
+    CloseDescriptors {
         from: u32,
     },
     /// Load the container's filter; `early` when there is no no_new_privileges and privileges are needed.

@@ -204,7 +204,7 @@ impl Action {
             Action::MemoryPolicy { .. } => "set the memory policy".to_string(),
             Action::Affinity { .. } => "set the CPU affinity".to_string(),
             Action::NoNewPrivileges => "set no_new_privs".to_string(),
-            Action::CloseOnExec { from } => format!("close on exec from descriptor {from}"),
+            Action::CloseDescriptors { from } => format!("close descriptors from {from}"),
             Action::Seccomp { .. } => "load the seccomp filter".to_string(),
             Action::SetUser { uid, gid, .. } => format!("set user {uid}:{gid}"),
             Action::Umask { mask } => format!("set umask {mask:04o}"),

@@ -190,7 +190,7 @@ pub fn plan_descriptors(request: &Request, steps: &mut Steps) {
     const STANDARD_STREAMS: u32 = 3;
     let listen = request.options.listen.as_ref().map_or(0, |listen| listen.fds);
     let given = listen.saturating_add(request.options.preserve_fds);
-    steps.every(Action::CloseOnExec { from: given.saturating_add(STANDARD_STREAMS) });
+    steps.every(Action::CloseDescriptors { from: given.saturating_add(STANDARD_STREAMS) });
 }
 
 #[cfg(test)]
@@ -308,7 +308,7 @@ mod tests {
             plan_descriptors(&given.request(), steps);
             Ok(())
         });
-        assert!(matches!(action.unwrap(), Action::CloseOnExec { from: 6 }));
+        assert!(matches!(action.unwrap(), Action::CloseDescriptors { from: 6 }));
     }
 
     #[test]

@@ -23,8 +23,12 @@ pub fn current_directory() -> BorrowedFd<'static> {
 
 /// Mark all descriptors from `first` on close-on-exec (close_range(2)).
 pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
-    // SAFETY: no memory is passed, and nothing is closed now.
-    checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+    close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<(), Errno> {
+    // SAFETY: no memory is passed; whose descriptors these are is the callers' promise.
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })?;
     Ok(())
 }
 
@@ -48,8 +52,7 @@ pub fn close_all_but(first: u32, kept: &[RawFd]) -> Result<(), Errno> {
     let mut from = first;
     for kept in kept.iter().map(|number| *number as u32).chain([u32::MAX]) {
         if from < kept {
-            // SAFETY: no memory is passed; the caller holds that nobody uses or closes these any more.
-            checked(unsafe { libc::syscall(libc::SYS_close_range, from, kept - 1, 0) })?;
+            close_range(from, kept - 1, 0)?;
         }
         from = from.max(kept.saturating_add(1));
     }

@@ -6,6 +6,8 @@
 
 pub mod bpf;
 pub mod creds;
+#[cfg(all(target_arch = "x86_64", not(debug_assertions)))]
+mod entry;
 pub mod fd;
 pub mod mount;
 pub mod namespace;

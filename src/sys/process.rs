@@ -19,8 +19,8 @@ pub enum Side {
 
 /// clone3(2), as fork(2) does it: the child gets a copy of all memory.
 ///
-/// `flags` are `CLONE_*`; with `birthplace` the child is born in that v2 cgroup. Signal handlers and ignored signals
-/// are not inherited. The caller must be single-threaded ([`is_single_threaded`]), or the child's copy of a lock may
+/// `flags` are `CLONE_*`; with `birthplace` the child is born in that v2 cgroup. Signal handlers are not inherited,
+/// ignored signals are. The caller must be single-threaded ([`is_single_threaded`]), or the child's copy of a lock may
 /// be held for ever.
 pub fn clone_process(flags: u64, birthplace: Option<BorrowedFd<'_>>) -> Result<Side, Errno> {
     let mut pidfd: libc::c_int = -1;

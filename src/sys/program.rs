@@ -1,4 +1,4 @@
-//! Another program, run to its end: hooks, newuidmap(1), ps(1).
+//! Another program, run to its end: hooks, newuidmap(1), newgidmap(1).
 //!
 //! Runs on either side of a clone. The program gets its input in a memory file and leaves its output in another, so
 //! that a program which does not read, or does not stop writing, blocks nobody.
