@@ -275,3 +275,17 @@ fn cgroup_manager_disabled_makes_no_group() {
     let seen = call.arg(&bundle.id).output().ok().stdout();
     assert!(!seen.contains(&bundle.id), "{seen}");
 }
+
+#[test]
+fn a_group_in_use_is_refused_and_nothing_in_it_is_harmed() {
+    let mut first = bundle!();
+    first.running();
+    let mut second = bundle!();
+    second.set("/linux/cgroupsPath", json!(format!("/{}", first.id)));
+    let start = std::time::Instant::now();
+    second.create().refused(1, &["exists already and is not empty"]);
+    assert!(start.elapsed() < std::time::Duration::from_secs(5), "waited for others to end");
+    second.verb("delete", &["--force"]).ok();
+    first.assert_status("running");
+    first.exec(&["/bin/true"]).ok();
+}

@@ -19,6 +19,7 @@ mod mounts;
 mod namespaces;
 mod odd_rootfs;
 mod process;
+mod propagation;
 mod seccomp;
 mod security;
 mod state;
