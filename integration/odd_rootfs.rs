@@ -150,6 +150,22 @@ fn whatever_is_masked_or_read_only_the_host_is_untouched() {
 }
 
 #[test]
+fn a_null_device_that_is_something_else_is_not_even_opened() {
+    let mut bundle = bundle!();
+    let dev = bundle.scratch().join("dev");
+    fs::create_dir(&dev).unwrap();
+    mkfifo(&dev.join("null"), Mode::S_IRWXU).unwrap();
+    let ear = Ear::new(&dev.join("null"));
+    for destination in ["/dev/pts", "/dev/shm", "/dev/mqueue", "/dev"] {
+        forget_mount(&mut bundle, destination);
+    }
+    bundle.mount(json!({"destination": "/dev", "source": dev, "options": ["bind"]}));
+    bundle.args(&["/bin/echo", "ran"]);
+    assert_eq!(bundle.run().ok().stdout(), "ran\n");
+    assert!(ear.heard_nobody(), "the fifo was opened");
+}
+
+#[test]
 fn a_link_of_the_image_onto_procfs_is_no_place_for_a_mount() {
     for (link, to) in [("self", "/proc/self"), ("attr", "/proc/self/attr"), ("sys", "../proc/sys")] {
         for mount in [
