@@ -61,8 +61,17 @@ fn under_strace(bundle: &Bundle, options: &[&str], call: &Call) -> Call {
         .args(words)
 }
 
-/// All system calls of the runtime's own, from its start in the sealed copy on, thinned to [`POINTS`].
+/// System calls of the runtime's own, thinned to [`POINTS`].
 fn points(bundle: &Bundle, call: &Call) -> Vec<Point> {
+    let found = all_points(bundle, call);
+    let stride = found.len().div_ceil(POINTS);
+    // Another part of them each time, so that in the long run all are tried.
+    let start = std::process::id() as usize % stride;
+    found.into_iter().skip(start).step_by(stride).collect()
+}
+
+/// All of them, from its start in the sealed copy on.
+fn all_points(bundle: &Bundle, call: &Call) -> Vec<Point> {
     let list = bundle.scratch().join("strace");
     under_strace(bundle, &["-o", list.to_str().unwrap()], call).output().ok();
     let text = fs::read_to_string(list).unwrap();
@@ -80,10 +89,7 @@ fn points(bundle: &Bundle, call: &Call) -> Vec<Point> {
         }
     }
     assert!(found.len() > 20, "{text}");
-    let stride = found.len().div_ceil(POINTS);
-    // Another part of them each time, so that in the long run all are tried.
-    let start = std::process::id() as usize % stride;
-    found.into_iter().skip(start).step_by(stride).collect()
+    found
 }
 
 /// The call with a fault at one point.
@@ -98,6 +104,7 @@ fn demanding(bundle: &mut Bundle) {
     // The state root is there from now on, and no later create makes it.
     bundle.create().ok();
     bundle.delete().ok();
+    bundle.wait();
     bundle.args(&["/bin/sleep", "60"]);
     bundle.set("/hooks/createRuntime", json!([{"path": "/bin/true"}]));
     bundle.set("/linux/resources/pids/limit", json!(64));
@@ -180,5 +187,53 @@ fn a_delete_killed_at_any_system_call_can_be_repeated() {
         disturbed(&bundle, &point, "signal=KILL", delete(&bundle));
         delete(&bundle).output().ok();
         bundle.assert_nothing_left(&format!("delete killed at {point:?}, then repeated,"));
+    }
+}
+
+#[test]
+fn a_birth_that_fails_on_its_way_through_other_namespaces_leaves_nothing() {
+    let mut host = bundle!();
+    if !has_strace() {
+        skip!("needs strace");
+    }
+    host.running();
+    // A new user namespace has no right to join these, so the runtime itself goes there and comes back.
+    let mut bundle = Bundle::new();
+    crate::namespaces::map_users(&mut bundle);
+    for (kind, file) in [("network", "net"), ("ipc", "ipc"), ("uts", "uts"), ("pid", "pid")] {
+        bundle.add_namespace(json!({"type": kind, "path": format!("/proc/{}/ns/{file}", host.pid())}));
+    }
+    bundle.unset("", "hostname");
+    bundle.mount(json!({"destination": "/mnt", "source": "/tmp", "options": ["bind"]}));
+    forget_views(&mut bundle);
+    demanding(&mut bundle);
+    let interesting =
+        |point: &Point| ["setns", "clone3", "openat", "sendmsg", "read"].contains(&point.0.as_str());
+    let points = all_points(&bundle, &bundle.birth("create", &[]));
+    bundle.verb("delete", &["--force"]).ok();
+    bundle.wait();
+    let points: Vec<Point> = points.into_iter().filter(interesting).collect();
+    assert!(points.iter().filter(|point| point.0 == "setns").count() >= 8, "{points:?}");
+    for point in points {
+        let output = disturbed(&bundle, &point, "error=EIO", bundle.birth("create", &[]));
+        if output.code() == 0 {
+            bundle.verb("delete", &["--force"]).ok();
+            // It was a child of the test's, and until somebody waits for it the pid namespace that it joined stays.
+            bundle.wait();
+        } else {
+            output.refused(1, &[]);
+        }
+        bundle.assert_nothing_left(&format!("EIO at {point:?}"));
+    }
+}
+
+/// Of a network or a pid namespace that is another's, a user namespace gets no new sysfs and procfs.
+fn forget_views(bundle: &mut Bundle) {
+    let mounts = bundle.config["mounts"].as_array_mut().expect("mounts");
+    mounts.retain(|mount| {
+        !["/sys", "/dev/mqueue", "/proc", "/sys/fs/cgroup"].contains(&mount["destination"].as_str().unwrap())
+    });
+    for list in ["maskedPaths", "readonlyPaths"] {
+        bundle.set(&format!("/linux/{list}"), json!([]));
     }
 }
