@@ -488,19 +488,3 @@ pub struct HookState {
     pub before_pid: Vec<u8>,
     pub after_pid: Vec<u8>,
 }
-
-impl Namespace {
-    /// The `CLONE_NEW*` flag.
-    pub fn flag(self) -> i32 {
-        match self {
-            Namespace::User => libc::CLONE_NEWUSER,
-            Namespace::Cgroup => libc::CLONE_NEWCGROUP,
-            Namespace::Ipc => libc::CLONE_NEWIPC,
-            Namespace::Uts => libc::CLONE_NEWUTS,
-            Namespace::Network => libc::CLONE_NEWNET,
-            Namespace::Pid => libc::CLONE_NEWPID,
-            Namespace::Mount => libc::CLONE_NEWNS,
-            Namespace::Time => libc::CLONE_NEWTIME,
-        }
-    }
-}
