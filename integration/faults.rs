@@ -237,3 +237,28 @@ fn forget_views(bundle: &mut Bundle) {
         bundle.set(&format!("/linux/{list}"), json!([]));
     }
 }
+
+#[test]
+fn the_engines_own_mount_of_the_root_stays_whatever_fails() {
+    let mut bundle = bundle!();
+    if !has_strace() {
+        skip!("needs strace");
+    }
+    let engine = crate::propagation::shared(&bundle.rootfs());
+    // All that it mounts, it mounts on the host.
+    bundle.drop_namespace("mount").set("/mounts", json!([]));
+    for list in ["maskedPaths", "readonlyPaths"] {
+        bundle.set(&format!("/linux/{list}"), json!([]));
+    }
+    let mounts = bundle.traces().mounts;
+    assert_eq!(bundle.args(&["/bin/echo", "ran"]).run().ok().stdout(), "ran\n");
+    assert_eq!(bundle.traces().mounts, mounts, "a run");
+    for name in ["clone3", "mkdir", "sendmsg"] {
+        let point = (name.to_string(), 1);
+        disturbed(&bundle, &point, "error=EIO", bundle.birth("create", &[]));
+        disturbed(&bundle, &point, "signal=KILL", bundle.birth("create", &[]));
+        bundle.verb("delete", &["--force"]).ok();
+        assert_eq!(bundle.traces().mounts, mounts, "{name}");
+    }
+    drop(engine);
+}

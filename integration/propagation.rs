@@ -11,7 +11,7 @@ use crate::call::Call;
 use crate::mounts::Mounted;
 
 /// A directory that is a shared mount of its own.
-fn shared(directory: &Path) -> Mounted {
+pub fn shared(directory: &Path) -> Mounted {
     std::fs::create_dir_all(directory).expect("make a directory");
     for options in ["--bind", "--make-shared"] {
         let mut command = Command::new("mount");
