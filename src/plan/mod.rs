@@ -366,6 +366,8 @@ pub enum Action {
     /// Find the first candidate that can be executed.
     FindExecutable {
         candidates: Vec<CString>,
+        /// The program was named without a slash, and the candidates are where `PATH` leads.
+        in_path: bool,
     },
     /// Wait at the start gate.
     WaitStart,
