@@ -192,8 +192,8 @@ impl Container {
 
     /// Remove all that was made for it. Its processes must have ended.
     pub fn remove(self) -> Result<()> {
-        if let Some(path) = &self.state.host_mount {
-            crate::host::unmount(path)?;
+        if let Some(mount) = &self.state.host_mount {
+            mount.remove()?;
         }
         if let Some(cgroup) = self.state.cgroup()? {
             cgroup.remove()?;
@@ -223,7 +223,7 @@ pub fn check_id(id: &str) -> Result<()> {
     if id.is_empty() || id.len() > LONGEST || id.starts_with('.') || !id.bytes().all(fits) {
         let shown: String = id.chars().take(64).collect();
         bail!(
-            "invalid container id {shown:?}: it must be up to {LONGEST} letters, digits, and _ + - . (not in front)"
+            "invalid container id {shown:?}: it must be up to {LONGEST} letters, digits, and the signs _ + - . with no dot in front"
         );
     }
     Ok(())
