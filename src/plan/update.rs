@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use super::limits::Setting;
 
-/// Members for which 0 has always meant "not said".
-const ZERO_IS_ABSENT: &[(&str, &[&str])] = &[
+/// Members for which 0, or an empty list, has always meant "not said".
+const EMPTY_IS_ABSENT: &[(&str, &[&str])] = &[
     ("blockIO", &["weight", "leafWeight"]),
-    ("cpu", &["shares", "quota", "period", "realtimeRuntime", "realtimePeriod"]),
+    ("cpu", &["shares", "quota", "period", "realtimeRuntime", "realtimePeriod", "cpus", "mems"]),
     ("memory", &["limit", "reservation", "swap", "kernel", "kernelTCP"]),
 ];
 
@@ -23,9 +23,9 @@ pub fn merge(resources: &mut Value, mut update: Value) {
     if let Some(members) = update.as_object_mut() {
         members.remove("devices");
     }
-    for (group, members) in ZERO_IS_ABSENT {
+    for (group, members) in EMPTY_IS_ABSENT {
         let Some(group) = update.get_mut(*group).and_then(Value::as_object_mut) else { continue };
-        group.retain(|name, value| *value != 0 || !members.contains(&name.as_str()));
+        group.retain(|name, value| (*value != 0 && *value != "") || !members.contains(&name.as_str()));
     }
     prune(&mut update);
     // Without a limit for memory, what was one for memory and swap together would limit it still.
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn what_is_not_said_stays_as_it_is() {
-        let old = json!({"memory": {"limit": 100, "swap": 200}, "pids": {"limit": 5}});
+        let old = json!({"memory": {"limit": 100, "swap": 200}, "pids": {"limit": 5}, "cpu": {"cpus": "0"}});
         assert_eq!(merged(Value::Null, json!({"pids": {"limit": null}})), json!({}));
         for nothing in [
             json!({}),
@@ -109,13 +109,17 @@ mod tests {
             json!({"pids": {}}),
             json!({"pids": {"limit": null}, "blockIO": {"weight": null}}),
             json!({"memory": {"limit": null}}),
-            json!({"memory": {"limit": 0, "swap": 0}, "cpu": {}}),
+            json!({"memory": {"limit": 0, "swap": 0}, "cpu": {"cpus": "", "mems": "", "quota": 0}}),
         ] {
             assert_eq!(merged(old.clone(), nothing.clone()), old, "{nothing}");
         }
         assert_eq!(
             merged(old, json!({"memory": {"limit": 150}, "cpu": {"shares": 7}})),
-            json!({"memory": {"limit": 150, "swap": 200}, "pids": {"limit": 5}, "cpu": {"shares": 7}})
+            json!({
+                "memory": {"limit": 150, "swap": 200},
+                "pids": {"limit": 5},
+                "cpu": {"cpus": "0", "shares": 7}
+            })
         );
     }
 

@@ -56,7 +56,7 @@ pub fn read_all<'a>(
             };
             present.push(Setting {
                 file: file.clone(),
-                value: undo(&content, value),
+                value: undo(setting.version, &content, value),
                 otherwise: Otherwise::Refuse,
                 not_below: None,
                 ..setting.clone()
@@ -68,20 +68,23 @@ pub fn read_all<'a>(
 }
 
 /// What to write after `value` to have `content` again. A file with a line for each device, interface or the like
-/// lists only those that are limited; 0 takes one off the list, or `max` in files that name their limits.
-fn undo(content: &str, value: &str) -> String {
+/// lists only those that are limited; who is taken off the list has no limit of its own.
+fn undo(version: Version, content: &str, value: &str) -> String {
     let mut lines = content.lines().map(str::trim);
     let key = value.split_once(' ').map_or("", |(key, _)| key);
-    if !key.contains(|letter: char| !letter.is_ascii_digit()) || key == "max" {
+    if key == "max" || key.chars().all(|letter| letter.is_ascii_digit()) {
         let line = lines.next().unwrap_or_default();
-        // The only file that is read in another form than written.
-        return line.strip_prefix("oom_kill_disable ").unwrap_or(line).to_string();
+        // Names that are read and not written: of v1's OOM killer, of v2's weights for block I/O.
+        let named = ["oom_kill_disable ", "default "].iter().find_map(|name| line.strip_prefix(name));
+        // Of nothing at all the kernel is not told.
+        return if line.is_empty() { "\n" } else { named.unwrap_or(line) }.to_string();
     }
     let listed = lines.find(|line| line.split(' ').next() == Some(key));
     listed.map(str::to_string).unwrap_or_else(|| {
-        let unlimited = value.split(' ').skip(1).map(|limit| match limit.split_once('=') {
-            Some((name, _)) => format!(" {name}=max"),
-            None => " 0".to_string(),
+        let unlimited = value.split(' ').skip(1).map(|limit| match (limit.split_once('='), version) {
+            (Some((name, _)), _) => format!(" {name}=max"),
+            (None, Version::V1) => " 0".to_string(),
+            (None, Version::V2) => " default".to_string(),
         });
         key.to_string() + &unlimited.collect::<String>()
     })
@@ -131,28 +134,34 @@ fn refuse_below_use(group: &Group, setting: &Setting, file: &str) -> Result<()> 
 
 #[cfg(test)]
 mod tests {
-    use super::undo;
+    use super::{Version, undo};
 
     #[test]
     fn what_was_in_a_file_can_be_written_again() {
-        for (content, value, expected) in [
-            ("1024\n", "512", "1024"),
-            ("max 100000\n", "50000 100000", "max 100000"),
-            ("50000 100000\n", "max 100000", "50000 100000"),
-            ("\n", "0-1", ""),
-            ("oom_kill_disable 0\nunder_oom 0\n", "1", "0"),
-            ("8:0 500\n8:16 700\n", "8:16 1", "8:16 700"),
-            ("8:0 500\n", "8:16 1", "8:16 0"),
-            ("lo 0\neth0 5\n", "eth0 7", "eth0 5"),
+        use Version::{V1, V2};
+        for (version, content, value, expected) in [
+            (V1, "1024\n", "512", "1024"),
+            (V2, "max 100000\n", "50000 100000", "max 100000"),
+            (V2, "50000 100000\n", "max 100000", "50000 100000"),
+            (V2, "\n", "0-1", "\n"),
+            (V2, "", "0-1", "\n"),
+            (V1, "oom_kill_disable 0\nunder_oom 0\n", "1", "0"),
+            (V2, "default 100\n8:16 700\n", "200", "100"),
+            (V2, "default 100\n8:16 700\n", "8:16 200", "8:16 700"),
+            (V2, "default 100\n", "8:16 200", "8:16 default"),
+            (V1, "8:0 500\n8:16 700\n", "8:16 1", "8:16 700"),
+            (V1, "8:0 500\n", "8:16 1", "8:16 0"),
+            (V1, "lo 0\neth0 5\n", "eth0 7", "eth0 5"),
             (
+                V2,
                 "8:0 rbps=1 wbps=2 riops=max wiops=max\n",
                 "8:0 rbps=7",
                 "8:0 rbps=1 wbps=2 riops=max wiops=max",
             ),
-            ("", "8:0 rbps=7", "8:0 rbps=max"),
-            ("", "mlx4_0 hca_handle=2 hca_object=3", "mlx4_0 hca_handle=max hca_object=max"),
+            (V2, "", "8:0 rbps=7", "8:0 rbps=max"),
+            (V2, "", "mlx4_0 hca_handle=2 hca_object=3", "mlx4_0 hca_handle=max hca_object=max"),
         ] {
-            assert_eq!(undo(content, value), expected, "{value:?} over {content:?}");
+            assert_eq!(undo(version, content, value), expected, "{value:?} over {content:?}");
         }
     }
 }
