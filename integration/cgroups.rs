@@ -275,3 +275,54 @@ fn cgroup_manager_disabled_makes_no_group() {
     let seen = call.arg(&bundle.id).output().ok().stdout();
     assert!(!seen.contains(&bundle.id), "{seen}");
 }
+
+#[test]
+fn a_group_in_use_is_refused_and_nothing_in_it_is_harmed() {
+    let mut first = bundle!();
+    first.running();
+    let mut second = bundle!();
+    second.set("/linux/cgroupsPath", json!(format!("/{}", first.id)));
+    let start = std::time::Instant::now();
+    second.create().refused(1, &["exists already and is not empty"]);
+    assert!(start.elapsed() < std::time::Duration::from_secs(5), "waited for others to end");
+    second.verb("delete", &["--force"]).ok();
+    first.assert_status("running");
+    first.exec(&["/bin/true"]).ok();
+}
+
+/// Freezes the container, or thaws it, as an engine's own hand would.
+fn freeze(bundle: &Bundle, frozen: bool) {
+    let (file, value) = match hierarchy("freezer") {
+        Some(freezer) => {
+            (freezer.join(&bundle.id).join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" })
+        }
+        None => {
+            let unified = hierarchies().pop().expect("a hierarchy");
+            (unified.join(&bundle.id).join("cgroup.freeze"), if frozen { "1" } else { "0" })
+        }
+    };
+    fs::write(&file, value).unwrap_or_else(|error| panic!("write to {}: {error}", file.display()));
+}
+
+#[test]
+fn a_frozen_container_is_paused_and_can_be_killed_and_deleted() {
+    for by_force in [false, true] {
+        let mut bundle = bundle!();
+        bundle.running();
+        freeze(&bundle, true);
+        bundle.assert_status("paused");
+        bundle.kill("0").ok();
+        bundle.exec(&["/bin/true"]).refused(255, &["paused"]);
+        bundle.start().refused(1, &["already running"]);
+        bundle.delete().refused(1, &["that is not stopped: paused"]);
+        if by_force {
+            bundle.verb("delete", &["--force"]).ok();
+        } else {
+            bundle.kill("KILL").ok();
+            assert_eq!(bundle.wait(), 128 + 9);
+            bundle.assert_status("stopped");
+            bundle.delete().ok();
+        }
+        bundle.assert_nothing_left("the end of a frozen container");
+    }
+}

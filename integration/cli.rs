@@ -366,3 +366,58 @@ fn plan_refuses_what_create_refuses() {
     bundle.set("/process/cwd", json!("relative"));
     plan(&mut bundle, &[]).refused(1, &["config.json: process.cwd"]);
 }
+
+#[test]
+fn a_broken_container_does_not_hide_the_others_from_list() {
+    let mut bundle = bundle!();
+    bundle.running();
+    let broken = bundle.state_root().join("broken");
+    std::fs::create_dir(&broken).unwrap();
+    std::fs::write(broken.join("state.json"), "{").unwrap();
+    let log = bundle.scratch().join("log");
+    let list = |level: &str| {
+        let call = bundle.call(["--log"]).arg(&log).args(["--log-level", level, "list", "--quiet"]);
+        call.output().ok()
+    };
+    let output = list("error");
+    assert_eq!((output.stdout(), output.stderr.as_str()), (format!("{}\n", bundle.id), ""));
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "");
+    list("warning");
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.lines().count() == 1 && said.contains("list broken") && said.contains("damaged"), "{said}");
+    std::fs::remove_dir_all(broken).unwrap();
+}
+
+#[test]
+fn an_error_that_nobody_reads_is_still_an_exit_status() {
+    let bundle = bundle!();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut call = bundle.call(["state", "missing"]);
+    call.command.stderr(writer);
+    assert_eq!(call.output().code(), 1);
+}
+
+#[test]
+fn an_error_does_not_speak_to_the_terminal() {
+    let mut bundle = bundle!();
+    let line = r"printf '\033[31mred\007\r\nlines'; exit 1";
+    bundle.set("/hooks/createRuntime", json!([{"path": "/bin/sh", "args": ["sh", "-c", line]}]));
+    let output = bundle.create().refused(1, &["red", "lines"]);
+    assert!(!output.stderr.trim_end().contains(|letter: char| letter.is_control()), "{output}");
+}
+
+#[test]
+fn debug_logs_the_plan_and_prints_nothing() {
+    let mut bundle = bundle!();
+    bundle.args(&["/bin/true"]);
+    bundle.write_config();
+    let log = bundle.scratch().join("log");
+    let call = bundle.call(["--debug", "--log-format", "json", "--log"]).arg(&log).args(["run", "--bundle"]);
+    let output = call.arg(bundle.path()).arg(&bundle.id).output().ok();
+    assert_eq!((output.stdout(), output.stderr.as_str()), (String::new(), ""));
+    let text = std::fs::read_to_string(log).unwrap();
+    let record: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(record["level"], "debug");
+    assert!(record["msg"].as_str().unwrap().contains("pivot"), "{text}");
+}

@@ -95,3 +95,74 @@ fn the_pidfd_socket_receives_a_pidfd_of_init() {
     let pid = format!("Pid:\t{}\n", bundle.pid());
     assert!(info.as_ref().unwrap().contains(&pid), "{info:?}");
 }
+
+/// Everything that a process has open, by number, and what it is: followed, as whoever may look would follow it.
+fn open_in(pid: i32) -> Vec<(String, fs::Metadata)> {
+    let list = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let entries = list.map(|entry| entry.unwrap());
+    entries
+        .map(|entry| {
+            let target = fs::read_link(entry.path()).unwrap();
+            (format!("{:?} {target:?}", entry.file_name()), fs::metadata(entry.path()).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn an_init_that_waits_has_nothing_of_the_host_open() {
+    // Whoever has CAP_SYS_PTRACE in the same pid namespace can use what init has open.
+    for terminal in [false, true] {
+        let mut bundle = bundle!();
+        let listener = UnixListener::bind(bundle.scratch().join("console")).unwrap();
+        let console = bundle.scratch().join("console");
+        let options: &[&str] = if terminal { &["--console-socket", console.to_str().unwrap()] } else { &[] };
+        bundle.set("/process/terminal", json!(terminal));
+        bundle.mount(json!({"destination": "/mnt", "source": "/tmp", "options": ["bind", "ro"]}));
+        let log = bundle.scratch().join("log");
+        bundle.write_config();
+        let call = bundle.call(["--log"]).arg(&log).arg("create").arg("--bundle").arg(bundle.path());
+        let call = call.arg("--pid-file").arg(bundle.pid_file()).args(options).arg(&bundle.id);
+        with_files(&bundle, call, "7</ 8</proc").output().ok();
+        let mut others = Vec::new();
+        for (what, metadata) in open_in(bundle.pid()) {
+            use std::os::unix::fs::FileTypeExt;
+            assert!(!metadata.is_dir(), "{what}");
+            assert!(!what.contains("/log"), "{what}");
+            let kind = metadata.file_type();
+            if (kind.is_fifo() || kind.is_socket()) && !what.contains("memfd") {
+                others.push(what);
+            }
+        }
+        // The gate and the conversation.
+        assert_eq!(others.len(), 3, "{others:?}");
+        drop(listener);
+    }
+}
+
+#[test]
+fn only_who_may_trace_sees_what_a_waiting_init_has_open() {
+    let mut bundle = bundle!();
+    bundle.args(&["/witness", "report"]);
+    bundle.create().ok();
+    let line = "for fd in /proc/1/fd/*; do echo $fd; readlink $fd && cat $fd; done; readlink /proc/1/cwd /proc/1/exe";
+    let seen = bundle.exec(&["/bin/sh", "-c", line]).stdout();
+    assert!(seen.lines().count() > 3 && seen.lines().all(|line| line.starts_with("/proc/1/fd/")), "{seen}");
+}
+
+#[test]
+fn sockets_that_were_not_for_exec_do_not_stop_it() {
+    let mut bundle = bundle!();
+    bundle.running();
+    let call = bundle.call(["exec", &bundle.id, "/bin/true"]);
+    call.env("LISTEN_FDS", "3").env("LISTEN_PID", "1").output().ok();
+}
+
+#[test]
+fn more_descriptors_than_there_can_be_are_refused() {
+    for count in ["1", "100000"] {
+        let bundle = bundle!();
+        bundle.birth("create", &["--preserve-fds", count]).output().refused(1, &["is not open"]);
+        let call = bundle.birth("create", &["--preserve-fds", count]).env("LISTEN_FDS", "4294967295");
+        call.output().refused(1, &["is not open"]);
+    }
+}

@@ -290,3 +290,13 @@ fn an_exec_process_ends_with_its_container() {
     assert_eq!(wait_for(pid), 128 + 9);
     bundle.wait();
 }
+
+#[test]
+fn two_dashes_before_the_program_are_no_part_of_it() {
+    let mut bundle = bundle!();
+    bundle.running();
+    assert_eq!(bundle.exec(&["--", "/bin/echo", "--", "a"]).ok().stdout(), "-- a\n");
+    let options = bundle.call(["exec", "--cwd", "/etc", &bundle.id, "--", "pwd"]).output().ok();
+    assert_eq!(options.stdout(), "/etc\n");
+    bundle.exec(&["--"]).refused(255, &["no program is named"]);
+}

@@ -2,6 +2,7 @@
 //! Images are hostile here; a canary outside the root tells whether one of them got out.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +16,12 @@ use crate::namespaces::map_users;
 use crate::traces::Traces;
 
 /// A directory of the host with one file, which no container has any business with.
-struct Canary {
+pub struct Canary {
     directory: PathBuf,
 }
 
 impl Canary {
-    fn new(bundle: &Bundle) -> Canary {
+    pub fn new(bundle: &Bundle) -> Canary {
         let directory = bundle.scratch().join("canary");
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("ptmx"), "the host's").unwrap();
@@ -28,12 +29,16 @@ impl Canary {
         Canary { directory }
     }
 
-    fn file(&self) -> PathBuf {
+    pub fn directory(&self) -> PathBuf {
+        self.directory.clone()
+    }
+
+    pub fn file(&self) -> PathBuf {
         self.directory.join("ptmx")
     }
 
     #[track_caller]
-    fn assert_untouched(&self) {
+    pub fn assert_untouched(&self) {
         let names: Vec<_> =
             fs::read_dir(&self.directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["ptmx"], "the host's directory changed");
@@ -429,4 +434,23 @@ fn file_systems_with_links_for_standard_directories_are_harmless() {
         bundle.run();
         canary.assert_untouched();
     }
+}
+
+#[test]
+fn cve_2019_5736_the_executable_of_a_waiting_init_cannot_be_written() {
+    let mut bundle = bundle!();
+    let before = own_runtime(&mut bundle);
+    bundle.privileged().args(&["/bin/true"]);
+    bundle.create().ok();
+    // From outside, as root of the host, and from inside.
+    let exe = format!("/proc/{}/exe", bundle.pid());
+    let error = fs::OpenOptions::new().write(true).open(&exe).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::ExecutableFileBusy), "{error}");
+    let attempt = bundle.exec(&["/witness", "write", "/proc/1/exe", "overwritten"]).ok().stdout();
+    assert!(["EROFS\n", "ETXTBSY\n"].contains(&attempt.as_str()), "{attempt}");
+    bundle.exec(&["/bin/mount", "-o", "remount,bind,rw", "/proc/1/exe"]);
+    let attempt = bundle.exec(&["/witness", "write", "/proc/1/exe", "overwritten"]).ok().stdout();
+    assert!(["EROFS\n", "ETXTBSY\n"].contains(&attempt.as_str()), "{attempt}");
+    bundle.start().ok();
+    assert!(fs::read(&bundle.runtime).unwrap() == before, "the runtime was overwritten");
 }

@@ -8,6 +8,8 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -312,4 +314,74 @@ fn the_terminal_survives_its_creator() {
     bundle.start().ok();
     screen.types("start\n");
     screen.shows("after start");
+}
+
+#[test]
+fn the_end_of_a_pipe_is_the_end_of_input() {
+    for (input, said) in [("one\ntwo\n", "two"), ("unfinished", "unfinished"), ("", "")] {
+        let mut bundle = bundle!();
+        bundle.set("/process/terminal", json!(true));
+        bundle.shell("stty -echo; cat; echo end");
+        let (reader, mut writer) = std::io::pipe().expect("make a pipe");
+        writer.write_all(input.as_bytes()).expect("write");
+        drop(writer);
+        let output = bundle.birth("run", &[]).stdin(reader).output().ok();
+        assert!(output.stdout().contains(said) && output.stdout().ends_with("end\r\n"), "{output}");
+    }
+}
+
+#[test]
+fn nothing_that_was_written_before_the_end_is_lost() {
+    let mut bundle = bundle!();
+    bundle.set("/process/terminal", json!(true));
+    bundle.shell("i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; exit 7");
+    let output = bundle.run();
+    assert_eq!(output.code(), 7, "{}", output.stderr);
+    let text = output.stdout();
+    assert_eq!(text.lines().count(), 20000);
+    assert!(text.ends_with("line 19999\r\n"));
+}
+
+#[test]
+fn a_screen_that_nobody_reads_does_not_keep_signals_from_the_process() {
+    let mut bundle = bundle!();
+    bundle.set("/process/terminal", json!(true));
+    // Not the first of a pid namespace, so that the signal ends it.
+    bundle.drop_namespace("pid").shell("while :; do echo yes yes yes; done");
+    let (reader, writer) = std::io::pipe().expect("make a pipe");
+    let mut call = bundle.birth("run", &[]);
+    call.command.stdout(writer);
+    let running = call.spawn();
+    eventually("the container runs", || {
+        let state = bundle.verb("state", &[]);
+        (state.code() == 0 && state.json()["status"] == "running").then_some(())
+    });
+    // Time to fill the pipe; whatever it needs, the signals must get through.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    kill(Pid::from_raw(running.pid()), Signal::SIGTERM).expect("signal the runtime");
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    // The second is for a runtime that waits to pass on the last words.
+    kill(Pid::from_raw(running.pid()), Signal::SIGTERM).expect("signal the runtime");
+    assert_eq!(running.wait().code(), 128 + 15);
+    drop(reader);
+}
+
+#[test]
+fn a_terminal_that_is_closed_can_be_opened_again() {
+    let mut bundle = bundle!();
+    bundle.set("/process/terminal", json!(true));
+    bundle.shell("exec 3</dev/null; exec </dev/null >/dev/null 2>&1; sleep 0.2; exec >/dev/console; echo back; sleep 0.2");
+    assert_eq!(bundle.run().ok().stdout(), "back\r\n");
+}
+
+#[test]
+fn a_container_that_cannot_start_leaves_the_terminal_as_it_was() {
+    let mut bundle = bundle!();
+    bundle.set("/process/terminal", json!(true));
+    bundle.set("/hooks/startContainer", json!([{"path": "/bin/false"}]));
+    let (screen, side) = Screen::open();
+    let running = on_terminal(&bundle, bundle.birth("run", &[]), &side);
+    assert_eq!(running.wait().code(), 1);
+    assert!(tcgetattr(&screen.master).expect("tcgetattr").local_modes.contains(LocalModes::ICANON));
+    bundle.assert_nothing_left("a run that failed");
 }

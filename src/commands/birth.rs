@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::Context;
 use crate::cli::{self, CgroupManager, GlobalOptions, Rootless};
 use crate::container::check_id;
-use crate::container::state::State;
+use crate::container::state::{HostMount, State};
 use crate::launch::{self, Born, Contact, sockets};
 use crate::plan::bundle::Bundle;
 use crate::plan::facts::Facts;
@@ -42,7 +42,7 @@ pub fn give_birth(
         group.required = true;
     }
     context.tell(id, &plan);
-    let state = state_of(&bundle, &plan, id, facts.euid, request.place(Namespace::Pid) == Place::New);
+    let state = state_of(&bundle, &plan, id, facts.euid, request.place(Namespace::Pid) == Place::New)?;
     let contact = Contact {
         pid_file: options.pid_file.clone(),
         pidfd_socket: options.pidfd_socket.clone(),
@@ -54,15 +54,15 @@ pub fn give_birth(
     launch::birth(&context.store, &plan, state, &bundle.text, contact, context.log)
 }
 
-fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespace: bool) -> State {
+fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespace: bool) -> Result<State> {
     let annotations = bundle.spec.annotations().iter().flatten();
     let root = bundle.spec.root().as_ref().map(|root| bundle.directory.join(root.path()));
     let rootfs = root.unwrap_or_default();
-    State {
+    Ok(State {
         id: id.to_string(),
         oci_version: bundle.spec.version().clone(),
         bundle: bundle.directory.clone(),
-        host_mount: plan.mounts_on_host().then(|| rootfs.clone()),
+        host_mount: plan.mounts_on_host().then(|| HostMount::at(rootfs.clone())).transpose()?,
         rootfs,
         created: time::now(),
         annotations: annotations
@@ -74,7 +74,7 @@ fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespac
         poststop: !plan.outside.poststop.is_empty(),
         init: None,
         cgroup: None,
-    }
+    })
 }
 
 /// What the option and the service manager ask of the control groups.

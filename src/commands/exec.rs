@@ -51,8 +51,16 @@ pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
     let (ours, theirs) = sockets::console_pair()?;
     let contact = contact(options, &console, Some(theirs))?;
     let born = launch_in_group(&plan, &state, options, init, contact)?;
-    let terminal = receive_terminal(ours.as_fd())?;
-    Ok(foreground.attend(&born.child, terminal)?.status() as u8)
+    let attended =
+        receive_terminal(ours.as_fd()).and_then(|terminal| foreground.attend(&born.child, terminal));
+    match attended {
+        Ok(ended) => Ok(ended.status() as u8),
+        // Nobody would hear of its end.
+        Err(error) => {
+            born.child.end()?;
+            Err(error)
+        }
+    }
 }
 
 fn contact(

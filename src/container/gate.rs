@@ -10,6 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -46,7 +47,22 @@ pub fn open(room: &Path) -> Result<Option<Report>> {
     nix::unistd::write(&go, b"+").context("tell init to start")?;
     let blocking = nix::fcntl::OFlag::empty();
     nix::fcntl::fcntl(&outcome, nix::fcntl::FcntlArg::F_SETFL(blocking)).context("wait for init")?;
-    wire::receive(outcome.as_fd()).context("hear from init")
+    let report = wire::receive(outcome.as_fd()).context("hear from init")?;
+    if report.is_none() {
+        wait_for_last_reader(&go)?;
+    }
+    Ok(report)
+}
+
+/// execve(2) closes one FIFO after the other, and who asks in between must not hear that init still waits.
+/// A FIFO without a reader is an error to its writers; nothing else is waited for.
+fn wait_for_last_reader(go: &File) -> Result<()> {
+    const PATIENCE_MS: u16 = 1000;
+    let mut fds = [PollFd::new(go.as_fd(), PollFlags::empty())];
+    match poll(&mut fds, PATIENCE_MS) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(error).context("wait for init"),
+    }
 }
 
 fn open_go(room: &Path) -> Result<Option<File>> {

@@ -193,8 +193,8 @@ impl Container {
 
     /// Remove all that was made for it. Its processes must have ended.
     pub fn remove(self) -> Result<()> {
-        if let Some(path) = &self.state.host_mount {
-            crate::host::unmount(path)?;
+        if let Some(mount) = &self.state.host_mount {
+            mount.remove()?;
         }
         if let Some(cgroup) = self.state.cgroup()? {
             cgroup.remove()?;

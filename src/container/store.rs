@@ -4,15 +4,13 @@
 //! its room's lock; those that look read `state.json`, which is only ever replaced as a whole.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 
 use super::check_id;
 use super::state::State;
@@ -31,7 +29,7 @@ pub struct Store {
 pub struct Room {
     pub path: PathBuf,
     /// Held for as long as the room is in somebody's hands.
-    _lock: Flock<File>,
+    _lock: File,
 }
 
 impl Store {
@@ -54,7 +52,11 @@ impl Store {
             }
             Err(error) => return Err(error).with_context(|| format!("make directory {path:?}")),
         }
-        lock(path, id)?.with_context(|| does_not_exist(id))
+        let locked = lock(path.clone(), id).and_then(|room| room.with_context(|| does_not_exist(id)));
+        locked.inspect_err(|_| {
+            // Whoever else has it locked removes it; an empty directory alone would only keep the id.
+            let _ = fs::remove_dir(&path);
+        })
     }
 
     /// Lock a container's room.
@@ -113,26 +115,27 @@ fn does_not_exist(id: &str) -> String {
 /// `None` when there is no such directory, or none any more.
 fn lock(path: PathBuf, id: &str) -> Result<Option<Room>> {
     let deadline = Instant::now() + LOCK_DEADLINE;
-    let mut directory = match File::open(&path) {
+    let directory = match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result.with_context(|| format!("open {path:?}"))?,
     };
     loop {
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => {
+        match directory.try_lock() {
+            Ok(()) => {
                 // Whoever held it may have removed the directory meanwhile.
-                let links = lock.metadata().with_context(|| format!("look at {path:?}"))?.nlink();
-                return Ok((links > 0).then_some(Room { path, _lock: lock }));
+                let links = directory.metadata().with_context(|| format!("look at {path:?}"))?.nlink();
+                return Ok((links > 0).then_some(Room { path, _lock: directory }));
             }
-            Err((file, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
-                directory = file;
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            Err((_, Errno::EWOULDBLOCK)) => bail!(
+            Err(TryLockError::WouldBlock) => bail!(
                 "another operation on container {id:?} has been running for {} s",
                 LOCK_DEADLINE.as_secs()
             ),
-            Err((_, error)) => return Err(error).with_context(|| format!("lock {path:?}")),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("lock {path:?}"));
+            }
         }
     }
 }

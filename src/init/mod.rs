@@ -169,7 +169,7 @@ impl<'a> Init<'a> {
             Action::Umask { mask } => process::umask(*mask),
             Action::Capabilities(sets) => process::capabilities(sets),
             Action::WorkingDirectory { path, again } => self.working_directory(path, *again),
-            Action::FindExecutable { candidates } => self.find_executable(candidates),
+            Action::FindExecutable { candidates, in_path } => self.find_executable(candidates, *in_path),
             Action::WaitStart => self.wait_start(),
             Action::Exec { .. } => self.execute(),
         }

@@ -31,8 +31,8 @@ impl<'a> Init<'a> {
     }
 
     /// The first candidate that is an executable file; else what was wrong with the one that came nearest.
-    pub fn find_executable(&mut self, candidates: &'a [CString]) -> Outcome {
-        let mut verdict = Errno::ENOENT;
+    pub fn find_executable(&mut self, candidates: &'a [CString], in_path: bool) -> Outcome {
+        let mut verdict = Failure::from(Errno::ENOENT);
         for (index, candidate) in candidates.iter().enumerate() {
             match executable(candidate) {
                 Ok(()) => {
@@ -40,11 +40,11 @@ impl<'a> Init<'a> {
                     self.executable = index;
                     return Ok(());
                 }
-                Err(Errno::ENOENT | Errno::ENOTDIR) if candidates.len() > 1 => {}
-                Err(error) => verdict = error,
+                Err(Errno::ENOENT | Errno::ENOTDIR) if in_path => {}
+                Err(error) => verdict = Failure::Step(error, Note::new(candidate.to_bytes())),
             }
         }
-        Err(verdict.into())
+        Err(verdict)
     }
 
     /// CVE-2024-21626: a directory outside the root, reached through a leaked descriptor, has no path below it.

@@ -2,6 +2,7 @@
 //!
 //! Runs outside, between the clone and the child's own program.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -121,7 +122,7 @@ impl Conversation<'_> {
 /// The sentence for a step that did not succeed. Engines look for parts of some (runc's texts).
 pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
     match action {
-        Action::FindExecutable { candidates } => not_executable(candidates, errno),
+        Action::FindExecutable { candidates, .. } => not_executable(candidates, errno, note),
         Action::Exec { .. } => exec_failed(errno, note),
         _ if note.as_bytes().is_empty() => anyhow!("{}: {}", action.intent(), errno.desc()),
         _ => {
@@ -131,15 +132,15 @@ pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
     }
 }
 
-fn not_executable(candidates: &[std::ffi::CString], errno: Errno) -> Error {
-    let Some(first) = candidates.first() else { return anyhow!("exec: no command") };
-    if candidates.len() > 1 && errno == Errno::ENOENT {
-        let name = first.to_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        let name = String::from_utf8_lossy(name);
-        return anyhow!("exec: {name:?}: executable file not found in $PATH");
-    }
-    let path = first.to_string_lossy();
+/// `note` is the candidate that came nearest; in `PATH` there may be none.
+fn not_executable(candidates: &[CString], errno: Errno, note: &Note) -> Error {
+    let path = String::from_utf8_lossy(note.as_bytes());
     match errno {
+        _ if path.is_empty() => {
+            let first = candidates.first().map(|first| first.to_string_lossy()).unwrap_or_default();
+            let name = first.rsplit('/').next().unwrap_or_default();
+            anyhow!("exec: {name:?}: executable file not found in $PATH")
+        }
         Errno::ENOENT | Errno::ENOTDIR => anyhow!("exec: {path:?}: stat {path}: {}", lower(errno)),
         _ => anyhow!("exec: {path:?}: {}", lower(errno)),
     }

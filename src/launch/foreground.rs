@@ -2,7 +2,6 @@
 //!
 //! Runs outside, for `run` and `exec` without `--detach`. One poll loop; no thread.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
@@ -10,13 +9,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
-use nix::unistd::{read, write};
 
+use super::relay::{End, Relay};
 use super::spawn::Child;
-use crate::sys::fd::{inherited, receive_fd};
+use crate::sys::fd::receive_fd;
 use crate::sys::process::{Ended, Whom, signal, wait};
-use crate::sys::terminal;
 
 /// Signals are held back from the moment this exists, so that none is lost while the child is made.
 pub struct Foreground {
@@ -42,7 +39,7 @@ impl Foreground {
             self.wait_for_work(relay.as_mut())?;
             if let Some(ended) = self.serve_signals(child, relay.as_ref())? {
                 if let Some(relay) = &mut relay {
-                    relay.drain()?;
+                    relay.drain(|output| self.is_writable(output))?;
                 }
                 return Ok(ended);
             }
@@ -57,13 +54,31 @@ impl Foreground {
         let wanted = relay.wanted();
         let mut fds = vec![signals];
         fds.extend(wanted.iter().map(|(end, flags)| PollFd::new(relay.fd(*end), *flags)));
-        ignore_interruption(poll(&mut fds, PollTimeout::NONE))?;
+        ignore_interruption(poll(&mut fds, relay.patience()))?;
         let ready: Vec<(End, PollFlags)> = wanted
             .iter()
             .zip(&fds[1..])
             .map(|((end, _), fd)| (*end, fd.revents().unwrap_or(PollFlags::empty())))
             .collect();
         relay.serve(&ready)
+    }
+
+    /// Wait until what the container wrote last can be passed on. Its reader may have stopped reading for good, so
+    /// any signal that would end us is the end of the waiting.
+    fn is_writable(&self, output: BorrowedFd<'_>) -> Result<bool> {
+        loop {
+            let signals = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
+            let mut fds = [signals, PollFd::new(output, PollFlags::POLLOUT)];
+            ignore_interruption(poll(&mut fds, PollTimeout::NONE))?;
+            while let Some(info) = self.signals.read_signal().context("read a signal")? {
+                if !matches!(info.ssi_signo as i32, libc::SIGCHLD | libc::SIGWINCH | libc::SIGURG) {
+                    return Ok(false);
+                }
+            }
+            if fds[1].revents().is_some_and(|events| !events.is_empty()) {
+                return Ok(true);
+            }
+        }
     }
 
     /// Hand on what has arrived; the child's end, if that is among it.
@@ -120,177 +135,5 @@ pub fn receive_terminal(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
         Ok((_, master)) => Ok(master),
         Err(Errno::EAGAIN) => Ok(None),
         Err(error) => Err(error).context("receive the terminal"),
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    Input,
-    Output,
-    Master,
-}
-
-/// Bytes under way in one direction.
-struct Flow {
-    buffer: [u8; Flow::SIZE],
-    start: usize,
-    end: usize,
-}
-
-impl Flow {
-    /// What a pipe takes at once when it takes anything (PIPE_BUF, pipe(7)), so that no write of ours blocks.
-    const SIZE: usize = 4096;
-
-    fn new() -> Flow {
-        Flow { buffer: [0; Flow::SIZE], start: 0, end: 0 }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.start == self.end
-    }
-
-    /// Whether there is more to come.
-    fn fill(&mut self, from: BorrowedFd<'_>) -> Result<bool> {
-        match read(from, &mut self.buffer) {
-            // A master says EIO when its terminal has no user left.
-            Ok(0) | Err(Errno::EIO) => Ok(false),
-            Ok(length) => {
-                (self.start, self.end) = (0, length);
-                Ok(true)
-            }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(true),
-            Err(error) => Err(error).context("read from the terminal"),
-        }
-    }
-
-    /// Whether anybody still takes it.
-    fn empty(&mut self, to: BorrowedFd<'_>) -> Result<bool> {
-        match write(to, &self.buffer[self.start..self.end]) {
-            Ok(length) => self.start += length,
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(Errno::EPIPE | Errno::EIO) => {
-                self.start = self.end;
-                return Ok(false);
-            }
-            Err(error) => return Err(error).context("write to the terminal"),
-        }
-        Ok(true)
-    }
-}
-
-/// Our terminal on one side, the container's on the other.
-struct Relay {
-    master: OwnedFd,
-    inward: Flow,
-    outward: Flow,
-    input_open: bool,
-    master_open: bool,
-    /// How our own terminal was, to be restored on every way out.
-    before: Option<Termios>,
-}
-
-impl Relay {
-    fn new(master: OwnedFd) -> Result<Relay> {
-        use nix::fcntl::{FcntlArg, OFlag, fcntl};
-        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).context("prepare the terminal")?;
-        let before = tcgetattr(inherited(0)).ok();
-        if let Some(before) = &before {
-            let mut raw = before.clone();
-            cfmakeraw(&mut raw);
-            tcsetattr(inherited(0), SetArg::TCSANOW, &raw).context("make the terminal raw")?;
-        }
-        let relay = Relay {
-            master,
-            inward: Flow::new(),
-            outward: Flow::new(),
-            input_open: true,
-            master_open: true,
-            before,
-        };
-        relay.follow_size();
-        Ok(relay)
-    }
-
-    /// A size that cannot be read or set stays as it is: there may be no terminal on our side.
-    fn follow_size(&self) {
-        if let Ok((rows, columns)) = terminal::size(inherited(0)) {
-            let _ = terminal::resize(self.master.as_fd(), rows, columns);
-        }
-    }
-
-    fn fd(&self, end: End) -> BorrowedFd<'_> {
-        match end {
-            End::Input => inherited(0),
-            End::Output => inherited(1),
-            End::Master => self.master.as_fd(),
-        }
-    }
-
-    fn wanted(&self) -> Vec<(End, PollFlags)> {
-        let mut wanted = Vec::with_capacity(3);
-        if self.input_open && self.inward.is_empty() {
-            wanted.push((End::Input, PollFlags::POLLIN));
-        }
-        if !self.outward.is_empty() {
-            wanted.push((End::Output, PollFlags::POLLOUT));
-        }
-        let mut master = PollFlags::empty();
-        if self.outward.is_empty() {
-            master |= PollFlags::POLLIN;
-        }
-        if !self.inward.is_empty() {
-            master |= PollFlags::POLLOUT;
-        }
-        if self.master_open && !master.is_empty() {
-            wanted.push((End::Master, master));
-        }
-        wanted
-    }
-
-    fn serve(&mut self, ready: &[(End, PollFlags)]) -> Result<()> {
-        let readable = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
-        let writable = PollFlags::POLLOUT | PollFlags::POLLHUP | PollFlags::POLLERR;
-        for (end, events) in ready {
-            match end {
-                End::Input if events.intersects(readable) => {
-                    self.input_open = self.inward.fill(inherited(0))?;
-                }
-                End::Output if events.intersects(writable) => {
-                    self.outward.empty(inherited(1))?;
-                }
-                End::Master => {
-                    if events.contains(PollFlags::POLLOUT) && !self.inward.is_empty() {
-                        self.inward.empty(self.master.as_fd())?;
-                    }
-                    if events.intersects(readable) && self.outward.is_empty() {
-                        self.master_open = self.outward.fill(self.master.as_fd())?;
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// What the container wrote last, after its end.
-    fn drain(&mut self) -> Result<()> {
-        loop {
-            while !self.outward.is_empty() {
-                self.outward.empty(inherited(1))?;
-            }
-            if !self.outward.fill(self.master.as_fd())? || self.outward.is_empty() {
-                return Ok(());
-            }
-        }
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        if let Some(before) = &self.before
-            && let Err(error) = tcsetattr(inherited(0), SetArg::TCSANOW, before)
-        {
-            eprintln!("restore the terminal: {}", io::Error::from(error));
-        }
     }
 }

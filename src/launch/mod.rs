@@ -5,6 +5,7 @@
 pub mod converse;
 pub mod foreground;
 pub mod opening;
+pub mod relay;
 pub mod sockets;
 pub mod spawn;
 pub mod undo;
@@ -14,14 +15,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::container::gate;
 use crate::container::state::{self, Process, State};
-use crate::container::store::{Store, write_atomically};
+use crate::container::store::{Room, Store, write_atomically};
+use crate::container::{CONFIG, gate};
 use crate::host::cgroup::{self, Cgroup};
 use crate::host::hooks;
 use crate::init::{self, Birthright, Gate};
 use crate::log::Log;
-use crate::plan::{HookPoint, Plan};
+use crate::plan::{GroupPlan, HookPoint, Plan};
 use crate::sys::procfs::Procfs;
 use crate::wire;
 use converse::Conversation;
@@ -92,31 +93,17 @@ fn try_birth(
     attempt: &mut Attempt,
 ) -> Result<()> {
     let room = &*attempt.room.insert(store.claim(&state.id)?);
-    room.write(crate::container::CONFIG, config)?;
+    room.write(CONFIG, config)?;
     if let Some(group) = &plan.cgroup {
         let made = attempt.cgroup.insert(cgroup::open(&group.layout, &group.path)?);
         state.cgroup = Some(made.location());
     }
     // From here on a later `delete --force` knows what to look for, whatever becomes of us.
     write_state(room, &state)?;
-    if let (Some(made), Some(group)) = (&mut attempt.cgroup, &plan.cgroup) {
-        match made.create() {
-            // A user to whom no groups were delegated can do without, if nothing depends on one.
-            Err(error) if cgroup::is_denied(&error) && !group.required && group.limits.is_empty() => {
-                made.remove()?;
-                attempt.cgroup = None;
-                state.cgroup = None;
-            }
-            Err(error) => return Err(error),
-            // A parent that somebody made meanwhile is not ours to remove.
-            Ok(()) => state.cgroup = Some(made.location()),
-        }
-    }
-    let limits = plan.cgroup.as_ref().map(|group| &group.limits);
-    if let (Some(cgroup), Some(devices)) =
-        (&attempt.cgroup, limits.and_then(|limits| limits.devices.as_ref()))
-    {
-        cgroup.restrict_devices(devices).context("config.json")?;
+    if let Some(group) = &plan.cgroup {
+        make_group(group, &mut attempt.cgroup)?;
+        // A parent that somebody made meanwhile is not ours to remove.
+        state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
     }
     attempt.host_mount = state.host_mount.clone();
     let (go, outcome) = gate::make(&room.path)?;
@@ -125,8 +112,8 @@ fn try_birth(
     let cgroup = attempt.cgroup.as_deref();
     let (child, conversation) = deliver(plan, Slots::open(plan)?, cgroup, gate, contact.console)?;
     let child = &*attempt.child.insert(child);
-    if let (Some(cgroup), Some(limits)) = (&attempt.cgroup, limits) {
-        cgroup.set_limits(&limits.settings).context("config.json")?;
+    if let (Some(made), Some(group)) = (&attempt.cgroup, &plan.cgroup) {
+        made.set_limits(&group.limits.settings).context("config.json")?;
     }
     let conversation = Conversation { plan, child, state: &state, socket: conversation };
     conversation.until_ready()?;
@@ -134,14 +121,43 @@ fn try_birth(
 
     state.init = Some(Process::of(child.pid)?);
     write_state(room, &state)?;
-    if let Some(path) = contact.pid_file {
-        write_pid_file(&path, child.pid)?;
-        attempt.pid_file = Some(path);
-    }
-    if let Some(path) = contact.pidfd_socket {
-        sockets::send_pidfd(&path, child.pidfd.as_fd())?;
-    }
+    announce(child, contact.pid_file, contact.pidfd_socket.as_deref(), &mut attempt.pid_file)?;
     wire::grant(socket.as_fd()).context("tell the child to go on")
+}
+
+/// Make the group, with its rules on devices. A user to whom no groups were delegated can do without one, if nothing
+/// depends on it.
+fn make_group(plan: &GroupPlan, group: &mut Option<Box<dyn Cgroup>>) -> Result<()> {
+    let Some(made) = group else { return Ok(()) };
+    match made.create() {
+        Err(error) if cgroup::is_denied(&error) && !plan.required && plan.limits.is_empty() => {
+            made.remove()?;
+            *group = None;
+            return Ok(());
+        }
+        result => result?,
+    }
+    match &plan.limits.devices {
+        Some(devices) => made.restrict_devices(devices).context("config.json"),
+        None => Ok(()),
+    }
+}
+
+/// Tell the caller of the new process. `written` is the pid file, to be removed should anything fail afterwards.
+fn announce(
+    child: &Child,
+    pid_file: Option<PathBuf>,
+    pidfd_socket: Option<&Path>,
+    written: &mut Option<PathBuf>,
+) -> Result<()> {
+    if let Some(path) = pid_file {
+        write_atomically(&path, child.pid.to_string().as_bytes(), 0o644)?;
+        *written = Some(path);
+    }
+    match pidfd_socket {
+        Some(path) => sockets::send_pidfd(path, child.pidfd.as_fd()),
+        None => Ok(()),
+    }
 }
 
 /// Make one more process in a container, as far as its program.
@@ -167,13 +183,7 @@ fn try_guest(
     let child = &*attempt.child.insert(child);
     let conversation = Conversation { plan, child, state, socket: conversation };
     conversation.until_ready()?;
-    if let Some(path) = contact.pid_file {
-        write_pid_file(&path, child.pid)?;
-        attempt.pid_file = Some(path);
-    }
-    if let Some(path) = contact.pidfd_socket {
-        sockets::send_pidfd(&path, child.pidfd.as_fd())?;
-    }
+    announce(child, contact.pid_file, contact.pidfd_socket.as_deref(), &mut attempt.pid_file)?;
     conversation.let_go()?;
     conversation.until_executed()
 }
@@ -201,10 +211,6 @@ fn deliver(
     Ok((child, ours))
 }
 
-fn write_state(room: &crate::container::store::Room, state: &State) -> Result<()> {
+fn write_state(room: &Room, state: &State) -> Result<()> {
     room.write(state::FILE, &serde_json::to_vec(state).context("write the state")?)
-}
-
-fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
-    write_atomically(path, pid.to_string().as_bytes(), 0o644)
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::spawn::Child;
+use crate::container::state::HostMount;
 use crate::container::store::Room;
 use crate::host::cgroup::Cgroup;
 
@@ -13,7 +14,7 @@ use crate::host::cgroup::Cgroup;
 pub struct Attempt {
     pub room: Option<Room>,
     pub cgroup: Option<Box<dyn Cgroup>>,
-    pub host_mount: Option<PathBuf>,
+    pub host_mount: Option<HostMount>,
     pub pid_file: Option<PathBuf>,
     pub child: Option<Child>,
 }
@@ -34,8 +35,8 @@ impl Attempt {
         if let Some(path) = &self.pid_file {
             note(std::fs::remove_file(path).with_context(|| format!("remove {path:?}")));
         }
-        if let Some(path) = &self.host_mount {
-            note(crate::host::unmount(path));
+        if let Some(mount) = &self.host_mount {
+            note(mount.remove());
         }
         if let Some(cgroup) = &self.cgroup {
             if self.child.is_some() {

@@ -366,6 +366,8 @@ pub enum Action {
     /// Find the first candidate that can be executed.
     FindExecutable {
         candidates: Vec<CString>,
+        /// The program was named without a slash, and the candidates are where `PATH` leads.
+        in_path: bool,
     },
     /// Wait at the start gate.
     WaitStart,
@@ -487,20 +489,4 @@ pub struct Hook {
 pub struct HookState {
     pub before_pid: Vec<u8>,
     pub after_pid: Vec<u8>,
-}
-
-impl Namespace {
-    /// The `CLONE_NEW*` flag.
-    pub fn flag(self) -> i32 {
-        match self {
-            Namespace::User => libc::CLONE_NEWUSER,
-            Namespace::Cgroup => libc::CLONE_NEWCGROUP,
-            Namespace::Ipc => libc::CLONE_NEWIPC,
-            Namespace::Uts => libc::CLONE_NEWUTS,
-            Namespace::Network => libc::CLONE_NEWNET,
-            Namespace::Pid => libc::CLONE_NEWPID,
-            Namespace::Mount => libc::CLONE_NEWNS,
-            Namespace::Time => libc::CLONE_NEWTIME,
-        }
-    }
 }

@@ -212,7 +212,7 @@ impl Action {
             Action::WorkingDirectory { path, again: false } => format!("chdir to {}", show(path)),
             Action::WorkingDirectory { path, again: true } => format!("chdir to {} as the user", show(path)),
             Action::Home { uid } => format!("look up HOME of user {uid}"),
-            Action::FindExecutable { candidates } => match candidates.as_slice() {
+            Action::FindExecutable { candidates, .. } => match candidates.as_slice() {
                 [only] => format!("find {}", show(only)),
                 several => format!("find the program in {} places", several.len()),
             },
@@ -346,7 +346,7 @@ fn detail(plan: &Plan, action: &Action) -> Option<String> {
             ];
             sets.map(|(name, set)| format!("{name} {set:016x}")).join(" ")
         }
-        Action::FindExecutable { candidates } if candidates.len() > 1 => {
+        Action::FindExecutable { candidates, .. } if candidates.len() > 1 => {
             candidates.iter().map(|candidate| show(candidate)).collect::<Vec<_>>().join(" ")
         }
         Action::Exec { arguments, environment } => {

@@ -122,7 +122,8 @@ pub fn plan_place(process: &Process, again: bool, steps: &mut Steps) -> Result<(
 pub fn plan_executable(process: &Process, steps: &mut Steps) -> Result<()> {
     let program = program(process)?;
     let mut candidates = Vec::new();
-    if program.contains('/') {
+    let in_path = !program.contains('/');
+    if !in_path {
         candidates.push(c_string(program)?);
     } else {
         let environment = process.env().as_deref().unwrap_or_default();
@@ -136,7 +137,7 @@ pub fn plan_executable(process: &Process, steps: &mut Steps) -> Result<()> {
         // Engines recognise these words.
         ensure!(!candidates.is_empty(), "exec: {program:?}: executable file not found in $PATH");
     }
-    steps.every(Action::FindExecutable { candidates });
+    steps.every(Action::FindExecutable { candidates, in_path });
     Ok(())
 }
 
@@ -235,7 +236,7 @@ mod tests {
 
     fn candidates(members: Value) -> Vec<String> {
         let action = last_action(|steps| plan_executable(&process(members), steps)).unwrap();
-        let Action::FindExecutable { candidates } = action else { panic!("{action:?}") };
+        let Action::FindExecutable { candidates, .. } = action else { panic!("{action:?}") };
         candidates.into_iter().map(|candidate| candidate.into_string().unwrap()).collect()
     }
 
