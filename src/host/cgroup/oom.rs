@@ -90,19 +90,25 @@ fn kills(events: &OwnedFd) -> Result<u64, Errno> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use std::fs;
+    use crate::host::cgroup::tests::Fake;
 
     #[test]
     fn a_count_that_grew_is_told_once() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let write = |count: u64| fs::write(file.path(), format!("low 0\noom 7\noom_kill {count}\n")).unwrap();
-        let events = OwnedFd::from(fs::File::open(file.path()).unwrap());
-        write(2);
-        assert_eq!(kills(&events), Ok(2));
-        write(3);
-        assert_eq!(kills(&events), Ok(3));
-        fs::write(file.path(), "low 0\n").unwrap();
-        assert_eq!(kills(&events), Err(Errno::EINVAL));
+        let events = |fake: Fake, count: u64| {
+            fake.file("pods/web/memory.events", &format!("low 0\noom 7\noom_kill {count}\n"))
+        };
+        let fake = events(Fake::v2("memory").file("pods/web/cgroup.freeze", "0\n"), 2);
+        let cgroup = fake.open();
+        let mut watch = cgroup.watch_oom().unwrap().unwrap();
+        assert!(!watch.happened().unwrap());
+        let _fake = events(fake, 4);
+        assert!(watch.happened().unwrap());
+        assert!(!watch.happened().unwrap());
+    }
+
+    #[test]
+    fn a_group_that_does_not_account_memory_has_no_notices() {
+        let fake = Fake::v2("pids").file("pods/web/cgroup.freeze", "0\n");
+        assert!(fake.open().watch_oom().unwrap().is_none());
     }
 }

@@ -31,8 +31,8 @@ const CONTROLLERS: [(&str, Reader); 7] = [
 
 /// Read what this group's controllers account.
 pub fn read(group: &Group, stats: &mut Stats) -> Result<()> {
-    let readers = CONTROLLERS.iter().filter(|(controller, _)| group.controls(controller));
-    readers.map(|(_, read)| read(group, stats)).collect()
+    let mut readers = CONTROLLERS.iter().filter(|(controller, _)| group.controls(controller));
+    readers.try_for_each(|(_, read)| read(group, stats))
 }
 
 fn cpu(group: &Group, stats: &mut Stats) -> Result<()> {
