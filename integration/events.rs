@@ -113,6 +113,8 @@ fn the_first_record_comes_after_an_interval() {
     let mut bundle = bundle!();
     bundle.running();
     let stream = stream(&bundle, "1h");
+    let place = format!("/proc/{}/wchan", stream.pid());
+    eventually("the stream waits", || fs::read_to_string(&place).unwrap().contains("poll").then_some(()));
     bundle.kill("KILL").ok();
     assert_eq!(stream.wait().ok().stdout(), "");
     bundle.wait();
