@@ -385,3 +385,22 @@ fn a_container_that_cannot_start_leaves_the_terminal_as_it_was() {
     assert!(tcgetattr(&screen.master).expect("tcgetattr").local_modes.contains(LocalModes::ICANON));
     bundle.assert_nothing_left("a run that failed");
 }
+
+#[test]
+fn the_terminal_has_the_callers_size_from_the_start() {
+    for exec in [false, true] {
+        let mut bundle = bundle!();
+        let (mut screen, side) = Screen::open();
+        screen.resize(31, 97);
+        let call = if exec {
+            bundle.running();
+            bundle.call(["exec", "--tty", &bundle.id, "/bin/stty", "size"])
+        } else {
+            bundle.set("/process/terminal", json!(true)).args(&["/bin/stty", "size"]);
+            bundle.birth("run", &[])
+        };
+        let running = on_terminal(&bundle, call, &side);
+        screen.shows("31 97");
+        assert_eq!(running.wait().code(), 0);
+    }
+}

@@ -48,7 +48,7 @@ pub fn give_birth(
         pidfd_socket: options.pidfd_socket.clone(),
         console: match console {
             Console::Socket(path) => Some(sockets::connect_console(&path)?),
-            Console::Foreground | Console::None => terminal,
+            Console::Foreground(_) | Console::None => terminal,
         },
     };
     launch::birth(&context.store, &plan, state, &bundle.text, contact, context.log)

@@ -13,7 +13,7 @@ use crate::cli::{self, SubCgroup};
 use crate::container::state::State;
 use crate::container::{Status, check_id, read_config};
 use crate::host::cgroup::{self, Cgroup};
-use crate::launch::foreground::{Foreground, receive_terminal};
+use crate::launch::foreground::{Foreground, own_size, receive_terminal};
 use crate::launch::{self, Contact, sockets};
 use crate::plan::cgroup::Location;
 use crate::plan::facts::Facts;
@@ -38,7 +38,7 @@ pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
     let console = match &options.console_socket {
         Some(path) => Console::Socket(path.clone()),
         None if options.detach => Console::None,
-        None => Console::Foreground,
+        None => Console::Foreground(own_size()),
     };
     let plan = plan(context, options, &state, &room, init, &console)?;
     if options.detach {
@@ -73,7 +73,7 @@ fn contact(
         pidfd_socket: options.pidfd_socket.clone(),
         console: match console {
             Console::Socket(path) => Some(sockets::connect_console(path)?),
-            Console::Foreground | Console::None => terminal,
+            Console::Foreground(_) | Console::None => terminal,
         },
     })
 }

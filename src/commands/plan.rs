@@ -20,7 +20,7 @@ pub fn plan(context: &Context<'_>, options: &cli::Plan) -> Result<()> {
     }
     let options_of_plan = Options {
         cgroups: birth::cgroups(context.global),
-        console: Console::Foreground,
+        console: Console::Foreground(None),
         ..Options::default()
     };
     let plan = steps::birth(&bundle.request(&options.id, &facts, &options_of_plan))?;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use super::{Context, birth, delete, start};
 use crate::cli;
 use crate::container::Container;
-use crate::launch::foreground::{Foreground, receive_terminal};
+use crate::launch::foreground::{Foreground, own_size, receive_terminal};
 use crate::launch::sockets;
 use crate::plan::request::Console;
 use crate::sys::process::set_child_subreaper;
@@ -25,7 +25,8 @@ pub fn run(context: &Context<'_>, options: &cli::Run) -> Result<u8> {
     }
     let foreground = Foreground::prepare()?;
     let (ours, theirs) = sockets::console_pair()?;
-    let console = options.birth.console_socket.clone().map_or(Console::Foreground, Console::Socket);
+    let console =
+        options.birth.console_socket.clone().map_or_else(|| Console::Foreground(own_size()), Console::Socket);
     let born = birth::give_birth(context, &options.birth, &options.id, console, Some(theirs))?;
     let attended = receive_terminal(ours.as_fd()).and_then(|terminal| {
         start(context, &options.id)?;

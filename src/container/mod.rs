@@ -224,7 +224,7 @@ pub fn check_id(id: &str) -> Result<()> {
     if id.is_empty() || id.len() > LONGEST || id.starts_with('.') || !id.bytes().all(fits) {
         let shown: String = id.chars().take(64).collect();
         bail!(
-            "invalid container id {shown:?}: it must be up to {LONGEST} letters, digits, and _ + - . (not in front)"
+            "invalid container id {shown:?}: it must be up to {LONGEST} letters, digits, and the signs _ + - . with no dot in front"
         );
     }
     Ok(())

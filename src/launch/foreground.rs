@@ -12,8 +12,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::relay::{End, Relay};
 use super::spawn::Child;
-use crate::sys::fd::receive_fd;
+use crate::plan::Terminal;
+use crate::sys::fd::{inherited, receive_fd};
 use crate::sys::process::{Ended, Whom, signal, wait};
+use crate::sys::terminal;
 
 /// Signals are held back from the moment this exists, so that none is lost while the child is made.
 pub struct Foreground {
@@ -125,6 +127,12 @@ fn reap(child: &Child) -> Result<Option<Ended>> {
             Err(error) => return Err(error).context("wait for the container"),
         }
     }
+}
+
+/// The size of our own terminal, if we have one.
+pub fn own_size() -> Option<Terminal> {
+    let (rows, columns) = terminal::size(inherited(0)).ok()?;
+    Some(Terminal { rows, columns })
 }
 
 /// The master of the child's terminal, as the child sent it; none when it has no terminal.

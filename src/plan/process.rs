@@ -42,7 +42,11 @@ pub fn plan_terminal(request: &Request, process: &Process, steps: &mut Steps) ->
         Some(size) => {
             Some(Terminal { rows: side(size.height(), "height")?, columns: side(size.width(), "width")? })
         }
-        None => None,
+        // From the start, not only once the runtime relays: programs look at it first of all.
+        None => match request.options.console {
+            Console::Foreground(own) => own,
+            _ => None,
+        },
     };
     steps.outside.terminal = Some(size.unwrap_or(Terminal { rows: 0, columns: 0 }));
     steps.every(Action::Terminal { size, owner: process.user().uid(), console: steps.is_birth() });
@@ -333,9 +337,9 @@ mod tests {
             plan_terminal(&given.request(), &process, &mut steps).map(|()| steps.outside.terminal)
         };
         let size = Some(Terminal { rows: 24, columns: 80 });
-        assert_eq!(planned(Console::Foreground, true).unwrap(), size);
+        assert_eq!(planned(Console::Foreground(None), true).unwrap(), size);
         assert_eq!(planned(Console::Socket("/s".into()), true).unwrap(), size);
-        assert_eq!(planned(Console::Foreground, false).unwrap(), None);
+        assert_eq!(planned(Console::Foreground(None), false).unwrap(), None);
         assert_eq!(planned(Console::None, false).unwrap(), None);
         planned(Console::None, true).unwrap_err();
         planned(Console::Socket("/s".into()), false).unwrap_err();

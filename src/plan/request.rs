@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use oci_spec::runtime::{Linux, Root, Spec};
 
+use super::Terminal;
 use super::facts::Facts;
 
 /// All that a planner may look at.
@@ -62,8 +63,8 @@ pub enum Console {
     None,
     /// `--console-socket`.
     Socket(PathBuf),
-    /// The runtime stays and relays its own terminal.
-    Foreground,
+    /// The runtime stays and relays its own terminal, which has this size, if it has one.
+    Foreground(Option<Terminal>),
 }
 
 impl<'a> Request<'a> {
