@@ -10,6 +10,7 @@ mod cgroups;
 mod cli;
 mod descriptors;
 mod devices;
+mod events;
 mod exec;
 mod faults;
 mod hooks;

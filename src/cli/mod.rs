@@ -64,6 +64,8 @@ pub enum Command {
     List(List),
     /// Show the processes of a container
     Ps(Ps),
+    /// Print what a container uses, at every interval, and when its memory ran out
+    Events(Events),
     /// Write a config.json to start from
     Spec(Spec),
     /// Print what this runtime supports, as JSON
@@ -209,6 +211,8 @@ mod tests {
             "--root /r --log /l --log-format json delete --force c1",
             "--root /r list --format=json",
             "--root /r ps --format json c1",
+            "--root /r events --stats c1",
+            "--root /r events --interval=5s c1",
             "--root /r features",
             "--systemd-cgroup --log-format=json --log=/l create --bundle /b --pid-file /p --no-pivot c1",
             "--cgroup-manager disabled create --bundle /b --pid-file /p c1",
@@ -342,6 +346,11 @@ mod tests {
                 r#"update: option --blkio-weight: "70000" is not a number, or not one in range"#,
             ),
             ("list --format yaml", r#"list: option --format: "yaml" is none of table, json"#),
+            ("events --interval 0 a", "events: option --interval: duration interval must be greater than 0"),
+            (
+                "events --interval 5 a",
+                r#"events: option --interval: "5" is not a duration such as 1m30s or 500ms"#,
+            ),
             ("features all", r#"features: unexpected argument "all""#),
         ] {
             let (sentence, status, _) = refused(line);

@@ -1,6 +1,7 @@
 //! Every option of every command, with its default. Runs outside; what it says here is what help and man pages say.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args};
 
@@ -325,6 +326,19 @@ pub struct Ps {
     /// Arguments for the host's ps, as words or all in one
     #[arg(value_name = "PS-ARGUMENT", default_value = "-ef")]
     pub args: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Events {
+    /// How often to print what the container uses, such as 1m30s or 500ms
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = interval)]
+    pub interval: Duration,
+    /// Print it once, at once, and return
+    #[arg(long)]
+    pub stats: bool,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
 }
 
 #[derive(Args, Debug)]

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -124,6 +125,52 @@ pub(super) fn memory_size(text: &str) -> Result<i64, String> {
     if size < i64::MAX as f64 { Ok(size as i64) } else { Err(wrong()) }
 }
 
+/// The units of Go's durations, in nanoseconds; `µ` has two code points.
+const UNITS: &[(&str, u128)] = &[
+    ("ns", 1),
+    ("us", 1000),
+    ("\u{b5}s", 1000),
+    ("\u{3bc}s", 1000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+];
+
+/// A span between two records: any duration of Go's but none and one that goes back.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let length = if digits == "0" { Some(0) } else { nanoseconds(digits) };
+    let length = length.and_then(|length| i64::try_from(length).ok());
+    let length = length.ok_or_else(|| format!("{text:?} is not a duration such as 1m30s or 500ms"))?;
+    if length == 0 || text.starts_with('-') {
+        return Err("duration interval must be greater than 0".into());
+    }
+    Ok(Duration::from_nanos(length.unsigned_abs()))
+}
+
+/// Numbers with units, one after the other.
+fn nanoseconds(mut text: &str) -> Option<u128> {
+    const LONGEST_NUMBER: usize = 19;
+    let is_number = |letter: char| letter.is_ascii_digit() || letter == '.';
+    let mut sum = 0;
+    loop {
+        let (number, rest) = text.split_at(text.find(|letter| !is_number(letter))?);
+        let (unit, rest) = rest.split_at(rest.find(is_number).unwrap_or(rest.len()));
+        let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        let both = format!("{whole}{fraction}");
+        if both.len() > LONGEST_NUMBER {
+            return None;
+        }
+        sum += both.parse::<u128>().ok()? * unit / 10_u128.pow(fraction.len() as u32);
+        if rest.is_empty() {
+            return Some(sum);
+        }
+        text = rest;
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubCgroup {
     /// Empty for all of them.
@@ -208,6 +255,34 @@ mod tests {
         for text in ["", "m", "-2", "-1m", "1x", "1.2.3", "inf", "1e3", "9223372036854775807k", "9999999.5p"]
         {
             assert!(memory_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_interval_is_a_duration_as_go_writes_it() {
+        for (text, milliseconds) in [
+            ("5s", 5000),
+            ("500ms", 500),
+            ("1m30s", 90_000),
+            ("1.5h", 5_400_000),
+            (".5s", 500),
+            ("1.s", 1000),
+            ("+2s", 2000),
+            ("3000us", 3),
+            ("3000\u{b5}s", 3),
+            ("3000000ns", 3),
+        ] {
+            assert_eq!(interval(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["0", "0s", "0h0m", "-5s", "-0", "0.1ns"] {
+            assert_eq!(interval(text), Err("duration interval must be greater than 0".into()), "{text}");
+        }
+        for text in ["", "5", "s", ".s", "5 s", "5S", "1.2.3s", "5s1", "--5s", "300y", "99999999999h", "1e3s"]
+        {
+            assert!(
+                interval(text).unwrap_err().ends_with("is not a duration such as 1m30s or 500ms"),
+                "{text}"
+            );
         }
     }
 

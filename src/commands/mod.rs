@@ -5,6 +5,7 @@
 mod birth;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod kill;
@@ -91,6 +92,7 @@ pub fn run(cli: &Cli, log: &Log) -> Result<u8> {
         Command::Delete(options) => delete::delete(&context, options),
         Command::List(options) => list::list(&context, options),
         Command::Ps(options) => ps::ps(&context, options),
+        Command::Events(options) => events::events(&context, options),
         Command::Spec(options) => spec::spec(options),
         Command::Features => features::features(),
         Command::Plan(options) => plan::plan(&context, options),

@@ -215,6 +215,22 @@ impl Group {
         Ok(children)
     }
 
+    /// The names of all that is in the directory.
+    pub fn files(&self) -> Result<Vec<String>> {
+        self.try_files().with_context(|| format!("list {}", self.path().display()))
+    }
+
+    fn try_files(&self) -> Result<Vec<String>, Errno> {
+        let directory = match self.open(Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+            Err(Errno::ENOENT) => return Ok(Vec::new()),
+            directory => directory?,
+        };
+        let name = |entry: Result<nix::dir::Entry, Errno>| {
+            Ok(String::from_utf8_lossy(entry?.file_name().to_bytes()).into_owned())
+        };
+        Dir::from_fd(directory)?.iter().map(name).collect()
+    }
+
     /// Remove what the container brought: nested groups, the group itself, and the parents made for it.
     pub fn remove(&self, deadline: &Deadline) -> Result<()> {
         if self.is_found() {

@@ -18,10 +18,14 @@ use nix::unistd::Pid;
 use crate::plan::cgroup::{CgroupLayout, Hierarchy, Location, Place};
 use crate::plan::limits::{DeviceLimits, Setting};
 use group::{Group, Root};
+use oom::OomWatch;
+use stats::Stats;
 
 mod device_bpf;
 mod group;
+pub mod oom;
 mod settings;
+pub mod stats;
 mod v1;
 mod v2;
 mod wait;
@@ -51,6 +55,10 @@ pub trait Cgroup {
     fn present(&self, settings: &[Setting]) -> Result<Vec<Setting>>;
     fn freeze(&self, frozen: bool) -> Result<()>;
     fn is_frozen(&self) -> Result<bool>;
+    /// What it and those below it have used.
+    fn stats(&self) -> Result<Stats>;
+    /// None where no controller accounts memory.
+    fn watch_oom(&self) -> Result<Option<OomWatch<'_>>>;
     /// Every process in it and below it.
     fn pids(&self) -> Result<Vec<Pid>>;
     /// Kill every process in it and below it, frozen or not.

@@ -22,7 +22,7 @@ impl dyn Cgroup {
 }
 
 /// A layout in a directory, whose groups exist with these files in them.
-struct Fake {
+pub(super) struct Fake {
     directory: TempDir,
     layout: CgroupLayout,
 }
@@ -30,7 +30,7 @@ struct Fake {
 const PATH: &str = "pods/web";
 
 impl Fake {
-    fn v1(controllers: &[&str]) -> Fake {
+    pub(super) fn v1(controllers: &[&str]) -> Fake {
         let directory = tempfile::tempdir().unwrap();
         let v1 = controllers
             .iter()
@@ -43,7 +43,7 @@ impl Fake {
         Fake { directory, layout }
     }
 
-    fn v2(controllers: &str) -> Fake {
+    pub(super) fn v2(controllers: &str) -> Fake {
         let directory = tempfile::tempdir().unwrap();
         let hierarchy = Hierarchy {
             controllers: controllers.split(' ').map(String::from).collect(),
@@ -54,7 +54,7 @@ impl Fake {
     }
 
     /// What the kernel would have put there.
-    fn file(self, name: &str, content: &str) -> Fake {
+    pub(super) fn file(self, name: &str, content: &str) -> Fake {
         let path = self.directory.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
@@ -65,7 +65,7 @@ impl Fake {
         fs::read_to_string(self.directory.path().join(name)).unwrap()
     }
 
-    fn open(&self) -> Box<dyn Cgroup> {
+    pub(super) fn open(&self) -> Box<dyn Cgroup> {
         open(&self.layout, Path::new(PATH)).unwrap()
     }
 

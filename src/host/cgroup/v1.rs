@@ -11,6 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::group::Group;
+use super::oom::OomWatch;
+use super::stats::{self, Stats};
 use super::v2::V2;
 use super::wait::Deadline;
 use super::{Cgroup, PATIENCE, settings};
@@ -160,6 +162,20 @@ impl Cgroup for V1 {
             (Some(freezer), _) => is_frozen(freezer),
             (None, Some(unified)) => unified.is_frozen(),
             (None, None) => Ok(false),
+        }
+    }
+
+    fn stats(&self) -> Result<Stats> {
+        let mut stats = self.unified.as_ref().map(Cgroup::stats).transpose()?.unwrap_or_default();
+        self.groups.iter().try_for_each(|group| stats::v1::read(group, &mut stats))?;
+        Ok(stats)
+    }
+
+    fn watch_oom(&self) -> Result<Option<OomWatch<'_>>> {
+        match (self.group("memory"), &self.unified) {
+            (Some(memory), _) => OomWatch::v1(memory).map(Some),
+            (None, Some(unified)) => unified.watch_oom(),
+            (None, None) => Ok(None),
         }
     }
 

@@ -12,6 +12,8 @@ use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 
 use super::group::Group;
+use super::oom::OomWatch;
+use super::stats::{self, Stats};
 use super::wait::Deadline;
 use super::{Cgroup, PATIENCE, device_bpf, settings};
 use crate::plan::cgroup::{Location, Version};
@@ -174,6 +176,14 @@ impl Cgroup for V2 {
 
     fn is_frozen(&self) -> Result<bool> {
         Ok(self.group.read("cgroup.freeze")?.trim() == "1")
+    }
+
+    fn stats(&self) -> Result<Stats> {
+        stats::v2::read(&self.group)
+    }
+
+    fn watch_oom(&self) -> Result<Option<OomWatch<'_>>> {
+        OomWatch::v2(&self.group)
     }
 
     fn pids(&self) -> Result<Vec<Pid>> {
