@@ -100,7 +100,9 @@ impl Process {
     /// A handle on it, if it still runs.
     pub fn open(&self) -> Result<Option<OwnedFd>> {
         let pidfd = match sys::process::open_pidfd(self.pid) {
-            Err(Errno::ESRCH) => return Ok(None),
+            // Not the first two alone: some kernels say EINVAL, and newer ones ENOENT, for the pid of a process that is
+            // gone while its session or process group lives on.
+            Err(Errno::ESRCH | Errno::EINVAL | Errno::ENOENT) => return Ok(None),
             result => result.with_context(|| format!("open process {}", self.pid))?,
         };
         // Looked at after the handle is there: if this is our process now, the handle is of ours.
