@@ -112,7 +112,11 @@ impl Init<'_> {
             if !is_null_device(&fstat(&own)?) {
                 return Ok(());
             }
-            let own = self.procfs()?.reopen(own.as_fd(), libc::O_RDWR)?;
+            let own = match self.procfs()?.reopen(own.as_fd(), libc::O_RDWR) {
+                // A root that lies on a `nodev` mount, with nothing mounted on its `/dev`, has nodes that open to nobody.
+                Err(Errno::EACCES) => return Ok(()),
+                result => result?,
+            };
             duplicate_onto(own.as_fd(), stream)?;
         }
         Ok(())
