@@ -105,7 +105,10 @@ fn try_birth(
         // A parent that somebody made meanwhile is not ours to remove.
         state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
     }
-    attempt.host_mount = state.host_mount.clone();
+    if let Some(place) = &state.host_mount {
+        std::fs::create_dir(place).with_context(|| format!("make directory {place:?}"))?;
+        attempt.host_mount = Some(place.clone());
+    }
     let (go, outcome) = gate::make(&room.path)?;
     let gate = Some(Gate { go, outcome });
 
