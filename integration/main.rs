@@ -15,6 +15,7 @@ mod exec;
 mod faults;
 mod hooks;
 mod lifecycle;
+mod limits;
 mod mount_options;
 mod mounts;
 mod namespaces;
