@@ -27,4 +27,5 @@ mod seccomp;
 mod security;
 mod state;
 mod terminal;
+mod timing;
 mod update;
