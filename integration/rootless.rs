@@ -211,9 +211,11 @@ fn the_other_chapters_hold_for_an_ordinary_user() {
     fs::write(&list, "").unwrap();
     give(&list);
     let mut command = Command::new("timeout");
-    command.args(["-s", "KILL", "500"]).arg(home.path("as-user")).arg(home.path("deps/integration"));
-    // The faults of single system calls are the same for everybody, and take long.
-    command.args(["--skip", "rootless::", "--skip", "faults::"]);
+    command.args(["-s", "KILL", "1200"]).arg(home.path("as-user")).arg(home.path("deps/integration"));
+    // Races and faults are the same for everybody, and take long.
+    for chapter in ["rootless::", "races::", "faults::", "state::a_runtime_killed_"] {
+        command.args(["--skip", chapter]);
+    }
     command.env("CORTEN", home.path("corten")).env("CORTEN_SKIPPED", &list).current_dir("/");
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
