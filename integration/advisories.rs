@@ -393,3 +393,32 @@ fn odd_destinations_stay_inside_or_are_refused() {
         attack.bundle.assert_nothing_left(destination);
     }
 }
+
+#[test]
+fn every_test_that_the_documents_name_exists() {
+    let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    if !top.join("docs").exists() {
+        skip!("the sources are not here");
+    }
+    let mut sources = String::new();
+    for directory in ["integration", "src/plan", "src/cli"] {
+        for entry in
+            fs::read_dir(top.join(directory)).unwrap().flatten().filter(|entry| entry.path().is_file())
+        {
+            sources.push_str(&fs::read_to_string(entry.path()).unwrap());
+        }
+    }
+    let text = fs::read_to_string(top.join("docs/security.md")).unwrap();
+    let words = text.split('`').skip(1).step_by(2);
+    let plain = |word: &&str| {
+        word.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_')
+    };
+    let named: Vec<&str> = words.filter(plain).filter(|word| word.matches('_').count() >= 4).collect();
+    assert!(named.len() > 40, "{named:?}");
+    for test in named {
+        assert!(
+            sources.contains(&format!("#[test]\nfn {test}()")),
+            "docs/security.md names {test}, which is no test"
+        );
+    }
+}

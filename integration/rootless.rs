@@ -507,3 +507,18 @@ fn keys_that_are_used_up_are_refused_with_the_way_out() {
     call.args(create.command.get_args()).output().refused(1, &["kernel.keys.maxkeys", "--no-new-keyring"]);
     bundle.assert_nothing_left("the refusal");
 }
+
+#[test]
+fn cve_2014_8989_a_group_that_denies_cannot_be_dropped() {
+    let home = home!();
+    home.give_ids("");
+    let mut bundle = home.bundle();
+    // A file that the group of the user may not read, and all others may.
+    let file = bundle.scratch().join("denied");
+    fs::write(&file, "secret").unwrap();
+    chown(&file, Some(0), Some(UID)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o604)).unwrap();
+    bundle.mount(json!({"destination": "/tmp", "source": bundle.scratch(), "options": ["rbind"]}));
+    bundle.shell("cat /proc/self/setgroups; /witness read /tmp/denied");
+    assert_eq!(bundle.run().ok().stdout(), "deny\nEACCES\n");
+}
