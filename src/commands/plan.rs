@@ -15,6 +15,7 @@ pub fn plan(context: &Context<'_>, options: &cli::Plan) -> Result<()> {
     let facts = Facts::gather()?;
     let bundle = Bundle::read(&options.bundle, &options.config)?;
     let options_of_plan = Options {
+        room: context.store.path(&options.id),
         cgroups: birth::cgroups(context.global),
         console: Console::Foreground(None),
         ..Options::default()
