@@ -26,6 +26,7 @@ mod propagation;
 mod seccomp;
 mod security;
 mod state;
+mod systemd;
 mod terminal;
 mod timing;
 mod update;

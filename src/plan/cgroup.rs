@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::GroupPlan;
 use super::limits;
 use super::request::{Cgroups, Request};
+use super::systemd::{self, Manager};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -42,6 +43,18 @@ pub struct Location {
     pub root: PathBuf,
     pub v1: Vec<Place>,
     pub v2: Option<Place>,
+    /// Whose groups they are, where systemd has made them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
+}
+
+/// A unit that systemd keeps, as the state file remembers it: callers forget the option, and their environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    pub name: String,
+    pub manager: Manager,
+    /// Of the bus that this manager is on, such as `unix:path=/run/dbus/system_bus_socket`.
+    pub bus: String,
 }
 
 /// A path in one hierarchy.
@@ -89,22 +102,23 @@ impl Place {
 
 /// The container's group and what is limited in it; `None` where there is nothing to make one on.
 pub fn plan(request: &Request) -> Result<Option<GroupPlan>> {
-    match request.options.cgroups {
-        Cgroups::Files => {}
-        Cgroups::Disabled => return Ok(None),
-        Cgroups::Systemd => {
-            bail!("linux.cgroupsPath: groups are not made through systemd yet; leave out --systemd-cgroup")
-        }
+    if request.options.cgroups == Cgroups::Disabled {
+        return Ok(None);
     }
     let linux = request.linux();
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let layout = request.facts.cgroup.clone();
+    let limits = limits::plan(resources, &layout, request.facts.authority)?;
+    if request.options.cgroups == Cgroups::Systemd {
+        let scope = systemd::plan(request, &limits)?;
+        let path = scope.path()?;
+        return Ok(Some(GroupPlan { layout, path, limits, required: true, scope: Some(scope) }));
+    }
     let asked = linux.and_then(|linux| linux.cgroups_path().as_deref());
     let path = path(asked, request.id)?;
-    let limits = limits::plan(resources, &layout, request.facts.authority)?;
     let required = asked.is_some_and(|path| !path.as_os_str().is_empty());
     let has_hierarchies = !layout.v1.is_empty() || layout.v2.is_some();
-    Ok(has_hierarchies.then_some(GroupPlan { layout, path, limits, required }))
+    Ok(has_hierarchies.then_some(GroupPlan { layout, path, limits, required, scope: None }))
 }
 
 /// NAME_MAX of every filesystem (limits.h).

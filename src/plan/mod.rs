@@ -39,6 +39,7 @@ pub mod scheduling;
 pub mod seccomp;
 pub mod steps;
 pub mod sysctl;
+pub mod systemd;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -114,6 +115,8 @@ pub struct GroupPlan {
     pub limits: Limits,
     /// The configuration names the group, so the container cannot do without it.
     pub required: bool,
+    /// Systemd makes the group, as part of this unit, when the first process is there to be put into it.
+    pub scope: Option<systemd::Scope>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -385,6 +388,8 @@ pub enum Action {
 /// Points of the conversation at which the child waits for the parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
+    /// In the runtime's own group still: the parent has systemd move it to its unit's.
+    Placed,
     /// In its namespaces: the parent writes id maps and moves network devices.
     Entered,
     /// The root is assembled: the parent runs prestart and createRuntime hooks.

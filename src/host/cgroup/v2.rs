@@ -75,6 +75,11 @@ impl V2 {
         Ok(())
     }
 
+    fn enable_all(&self) -> Result<()> {
+        let controllers = &self.group.place().hierarchy.controllers;
+        self.enable(&controllers.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
     pub fn kill(&self) -> Result<()> {
         match self.group.try_write("cgroup.kill", "1") {
             Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
@@ -127,9 +132,17 @@ impl Cgroup for V2 {
 
     fn create(&mut self) -> Result<()> {
         self.make()?;
-        let controllers = self.group.place().hierarchy.controllers.clone();
-        self.enable(&controllers.iter().map(String::as_str).collect::<Vec<_>>())?;
+        self.enable_all()?;
         self.admit()
+    }
+
+    fn create_around(&mut self, pid: Pid) -> Result<()> {
+        self.make()?;
+        if !self.group.is_found() {
+            self.group.write("cgroup.procs", &pid.to_string())?;
+        }
+        // Not before: a group hands nothing down while there are processes in it.
+        self.enable_all()
     }
 
     fn admit(&mut self) -> Result<()> {
@@ -199,7 +212,12 @@ impl Cgroup for V2 {
     }
 
     fn location(&self) -> Location {
-        Location { root: self.group.root_path(), v1: Vec::new(), v2: Some(self.group.place().clone()) }
+        Location {
+            root: self.group.root_path(),
+            v1: Vec::new(),
+            v2: Some(self.group.place().clone()),
+            unit: None,
+        }
     }
 }
 
