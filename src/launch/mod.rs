@@ -160,6 +160,9 @@ fn make_group(plan: &GroupPlan, group: &mut Option<Box<dyn Cgroup>>) -> Result<(
         }
         result => result?,
     }
+    if let Some(owner) = plan.owner {
+        made.give_to(owner)?;
+    }
     match &plan.limits.devices {
         Some(devices) => made.restrict_devices(devices).context("config.json"),
         None => Ok(()),

@@ -117,6 +117,8 @@ pub struct GroupPlan {
     pub required: bool,
     /// Systemd makes the group, as part of this unit, when the first process is there to be put into it.
     pub scope: Option<systemd::Scope>,
+    /// The user of this host who gets it, to make groups of its own below it.
+    pub owner: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

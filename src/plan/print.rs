@@ -35,6 +35,9 @@ pub fn text(plan: &Plan) -> String {
                 line(format_args!("        tell   {property}"));
             }
         }
+        if let Some(owner) = group.owner {
+            line(format_args!("        owner  {owner}"));
+        }
         for limit in group.limits.to_string().lines() {
             line(format_args!("        {limit}"));
         }
@@ -68,6 +71,9 @@ pub fn json(plan: &Plan) -> Value {
     });
     let cgroup = plan.cgroup.as_ref().map(|group| {
         let mut object = json!({"path": group.path, "limits": group.limits});
+        if let Some(owner) = group.owner {
+            object["owner"] = owner.into();
+        }
         if let Some(scope) = &group.scope {
             let properties: Vec<String> = scope.properties.iter().map(ToString::to_string).collect();
             object["unit"] = json!({

@@ -50,6 +50,8 @@ pub trait Cgroup {
     fn birthplace(&self) -> Option<BorrowedFd<'_>>;
     /// The files a child writes `0` to, to move itself (v1).
     fn doors(&self) -> &[OwnedFd];
+    /// Give it to a user, with the files that the kernel holds safe to be given away (v2).
+    fn give_to(&self, owner: u32) -> Result<()>;
     /// Set what devices may be opened. Before anybody is in the group: rule after rule, v1 denies before it allows.
     fn restrict_devices(&self, devices: &DeviceLimits) -> Result<()>;
     /// Write the limits. May come when there is a process: some would keep it from being born (`pids.max` 0).

@@ -117,6 +117,10 @@ impl Cgroup for Scope {
         self.groups.doors()
     }
 
+    fn give_to(&self, owner: u32) -> Result<()> {
+        self.groups.give_to(owner)
+    }
+
     fn restrict_devices(&self, devices: &DeviceLimits) -> Result<()> {
         self.groups.restrict_devices(devices)
     }

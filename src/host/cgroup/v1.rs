@@ -129,6 +129,10 @@ impl Cgroup for V1 {
         &self.doors
     }
 
+    fn give_to(&self, _: u32) -> Result<()> {
+        bail!("cgroup v1 cannot be delegated to a container")
+    }
+
     fn restrict_devices(&self, devices: &DeviceLimits) -> Result<()> {
         match (devices.version, self.group("devices"), &self.unified) {
             (Version::V1, Some(group), _) => set_devices(group, &devices.rules),

@@ -19,6 +19,9 @@ use super::{Cgroup, PATIENCE, device_bpf, settings};
 use crate::plan::cgroup::{Location, Version};
 use crate::plan::limits::{DeviceLimits, Setting};
 
+/// The files that a delegate may have, one on a line; and those of a kernel without such a list (cgroups(7)).
+const DELEGATED: &str = "/sys/kernel/cgroup/delegate";
+const DELEGATED_ALWAYS: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
 const CONTROL: &str = "cgroup.subtree_control";
 
 pub struct V2 {
@@ -160,6 +163,11 @@ impl Cgroup for V2 {
 
     fn doors(&self) -> &[OwnedFd] {
         &[]
+    }
+
+    fn give_to(&self, owner: u32) -> Result<()> {
+        let listed = std::fs::read_to_string(DELEGATED).unwrap_or_else(|_| DELEGATED_ALWAYS.to_string());
+        ["."].into_iter().chain(listed.lines()).try_for_each(|file| self.group.give(file, owner))
     }
 
     fn restrict_devices(&self, devices: &DeviceLimits) -> Result<()> {
