@@ -29,6 +29,7 @@ mod rootless;
 mod seccomp;
 mod security;
 mod state;
+mod systemd;
 mod terminal;
 mod timing;
 mod update;

@@ -34,6 +34,8 @@ impl Conversation<'_> {
         loop {
             match self.receive()? {
                 Some(Report::Reached { step }) => match self.moment(step)? {
+                    // It was, before anybody listened.
+                    Moment::Placed => {}
                     Moment::Entered => idmap::write(self.child.pid, &self.plan.outside)?,
                     Moment::Assembled => self.run_hooks()?,
                     Moment::Ready => return Ok(()),

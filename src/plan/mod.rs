@@ -39,6 +39,7 @@ pub mod scheduling;
 pub mod seccomp;
 pub mod steps;
 pub mod sysctl;
+pub mod systemd;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -120,6 +121,10 @@ pub struct GroupPlan {
     pub required: bool,
     /// Asked for by a user without root, who can make it only where groups are delegated.
     pub delegated: bool,
+    /// Systemd makes the group, as part of this unit, when the first process is there to be put into it.
+    pub scope: Option<systemd::Scope>,
+    /// The user of this host who gets it, to make groups of its own below it.
+    pub owner: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -393,6 +398,8 @@ pub enum Action {
 /// Points of the conversation at which the child waits for the parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
+    /// In the runtime's own group still: the parent has systemd move it to its unit's.
+    Placed,
     /// In its namespaces: the parent writes id maps and moves network devices.
     Entered,
     /// The root is assembled: the parent runs prestart and createRuntime hooks.

@@ -10,7 +10,7 @@ use oci_spec::runtime::Process;
 
 use super::facts::Authority;
 use super::namespaces::Place;
-use super::request::Request;
+use super::request::{Cgroups, Request};
 use super::{
     Action, Enter, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities,
     cgroup, confinement, devices, hooks, mounts, namespaces, process, rlimits, rootfs, scheduling, sysctl,
@@ -40,7 +40,7 @@ fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) ->
     hooks::plan_outside(request, steps)?;
     plan_oom_score(request, process, steps)?;
 
-    arrive(steps);
+    arrive(request, steps);
     namespaces::plan(request, steps)?;
     if request.place(Namespace::User) != Place::Inherited {
         // Becoming another user takes the order back.
@@ -81,7 +81,7 @@ fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &m
         steps.every(scheduling::affinity(cpus).context("process.execCPUAffinity.initial")?);
     }
     plan_oom_score(request, process, steps)?;
-    arrive(steps);
+    arrive(request, steps);
     // CVE-2016-9962: the container must not look into us from the moment it can see us.
     steps.every(Action::Undumpable);
     namespaces::plan_guest(request, init_pid, steps);
@@ -108,9 +108,12 @@ fn plan_oom_score(request: &Request, process: &Process, steps: &mut Steps) -> Re
 }
 
 /// The cgroup comes first: whatever follows is accounted for, and a cgroup namespace is rooted there.
-fn arrive(steps: &mut Steps) {
+fn arrive(request: &Request, steps: &mut Steps) {
     steps.every(Action::EnterCgroups);
     steps.every(Action::ParentDeath { signal: libc::SIGKILL });
+    if request.options.cgroups == Cgroups::Systemd {
+        steps.every(Action::Report(Moment::Placed));
+    }
 }
 
 /// A session before a terminal, which only a session's leader can control; a keyring before anything uses it.
