@@ -23,6 +23,7 @@ mod odd_rootfs;
 mod pause;
 mod process;
 mod propagation;
+mod rootless;
 mod seccomp;
 mod security;
 mod state;

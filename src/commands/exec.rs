@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use oci_spec::runtime::Process;
 
 use super::{Context, tell_times};
@@ -29,6 +29,10 @@ pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
     let state = context.store.look(&options.id)?;
     let room = context.store.path(&options.id);
     match state.status(&room)? {
+        // Until it executes its program, init can only be looked into by root.
+        Status::Created if !geteuid().is_root() => {
+            bail!("cannot exec in a container that has not been started, as a user without root")
+        }
         Status::Created | Status::Running => {}
         Status::Paused if options.ignore_paused => {}
         Status::Paused => bail!("cannot exec in a paused container (use --ignore-paused to override)"),

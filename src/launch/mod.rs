@@ -20,6 +20,7 @@ use crate::container::store::{Room, Store, write_atomically};
 use crate::container::{CONFIG, gate};
 use crate::host::cgroup::{self, Cgroup};
 use crate::host::hooks;
+use crate::host::oom::Lent;
 use crate::init::{self, Birthright, Gate};
 use crate::log::Log;
 use crate::plan::{GroupPlan, HookPoint, Plan};
@@ -134,6 +135,9 @@ fn try_birth(
     Ok(())
 }
 
+const DELEGATE: &str = "config.json: linux.resources and linux.cgroupsPath need a control group that is delegated to \
+                        this user, as `systemd-run --user --scope --property=Delegate=yes` gives";
+
 /// Make the group, with its rules on devices. A user to whom no groups were delegated can do without one, if nothing
 /// depends on it.
 fn make_group(plan: &GroupPlan, group: &mut Option<Box<dyn Cgroup>>) -> Result<()> {
@@ -144,6 +148,7 @@ fn make_group(plan: &GroupPlan, group: &mut Option<Box<dyn Cgroup>>) -> Result<(
             *group = None;
             return Ok(());
         }
+        Err(error) if cgroup::is_denied(&error) && plan.delegated => return Err(error.context(DELEGATE)),
         result => result?,
     }
     match &plan.limits.devices {
@@ -221,9 +226,16 @@ fn deliver(
         let given = Birthright { slots, doors, conversation: theirs, procfs, gate, console, first, stamps };
         init::walk(&plan.steps, given)
     };
-    let child = spawn::spawn(&plan.enter, slots, birthplace, inside)?;
+    let outside = &plan.outside;
+    let lent = match outside.oom_score_adj.filter(|_| outside.oom_score_by_birth) {
+        Some(score) => Lent::new(score)?,
+        None => None,
+    };
+    let child = spawn::spawn(&plan.enter, slots, birthplace, inside);
+    // Even without a child.
+    lent.map_or(Ok(()), Lent::end)?;
     timing::done("clone");
-    Ok((child, ours))
+    Ok((child?, ours))
 }
 
 fn write_state(room: &Room, state: &State) -> Result<()> {

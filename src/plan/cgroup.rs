@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::GroupPlan;
+use super::facts::Authority;
 use super::limits;
 use super::request::{Cgroups, Request};
 
@@ -100,11 +101,18 @@ pub fn plan(request: &Request) -> Result<Option<GroupPlan>> {
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let layout = request.facts.cgroup.clone();
     let asked = linux.and_then(|linux| linux.cgroups_path().as_deref());
-    let path = path(asked, request.id)?;
-    let limits = limits::plan(resources, &layout, request.facts.authority)?;
+    let mut path = path(asked, request.id)?;
     let required = asked.is_some_and(|path| !path.as_os_str().is_empty());
+    let delegated = request.facts.authority == Authority::User;
+    if delegated && !required && layout.v1.is_empty() {
+        // What is delegated to a user is around the group that it runs in. That one has processes, so none of its
+        // children could have controllers (cgroups(7)): a sibling, as in runc.
+        let own = &request.facts.own_group;
+        path = own.parent().unwrap_or(own).join(path);
+    }
+    let limits = limits::plan(resources, &layout, request.facts.authority)?;
     let has_hierarchies = !layout.v1.is_empty() || layout.v2.is_some();
-    Ok(has_hierarchies.then_some(GroupPlan { layout, path, limits, required }))
+    Ok(has_hierarchies.then_some(GroupPlan { layout, path, limits, required, delegated }))
 }
 
 /// NAME_MAX of every filesystem (limits.h).

@@ -5,6 +5,7 @@
 use anyhow::{Context, Result, ensure};
 use oci_spec::runtime::{LinuxPersonalityDomain, Process};
 
+use super::facts::Authority;
 use super::request::{Request, c_string};
 use super::seccomp::Filter;
 use super::steps::Steps;
@@ -84,6 +85,9 @@ pub fn filter(
         return Ok(None);
     };
     let filter = seccomp::plan(profile, request.facts.filter_flags)?;
+    // It is fetched from the process, which nobody but root may look into.
+    let fetched = filter.listener.is_none() || request.facts.authority != Authority::User;
+    ensure!(fetched, "linux.seccomp.listenerPath: a user without root cannot have a listener");
     filter.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     let early = !process.no_new_privileges().unwrap_or(false);
     Ok(Some((Box::new(filter), early)))

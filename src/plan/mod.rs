@@ -90,6 +90,9 @@ impl Plan {
 pub struct Outside {
     /// `/proc/PID/oom_score_adj`; only a process outside a user namespace may lower it.
     pub oom_score_adj: Option<i32>,
+    /// A user may not write it to a process that nobody may look into: the child is born with it, and where it may
+    /// not be lowered it stays as it is.
+    pub oom_score_by_birth: bool,
     pub uid_map: Vec<IdMapping>,
     pub gid_map: Vec<IdMapping>,
     /// Write `deny` to `/proc/PID/setgroups` first (an unprivileged gid map, user_namespaces(7)).
@@ -114,6 +117,8 @@ pub struct GroupPlan {
     pub limits: Limits,
     /// The configuration names the group, so the container cannot do without it.
     pub required: bool,
+    /// Asked for by a user without root, who can make it only where groups are delegated.
+    pub delegated: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,6 +238,8 @@ pub enum Action {
     // The root filesystem
     /// Fill a slot from inside, where the parent has no right to (an unprivileged user).
     OpenTree {
+        /// The member of the configuration that asks for it.
+        place: String,
         slot: Slot,
         source: CString,
         recursive: bool,
@@ -426,6 +433,8 @@ pub enum MountWhat {
     Filesystem { kind: CString, parameters: Vec<Parameter> },
     /// A tree from a slot.
     Tree { slot: Slot },
+    /// One file of the host, from a slot, which must be this device.
+    Device { slot: Slot, kind: DeviceKind, major: u32, minor: u32 },
     /// The same filesystem that the host has there, when the kernel refuses a new one in a user namespace.
     FilesystemOrTree { kind: CString, parameters: Vec<Parameter>, slot: Slot },
     /// What is mounted at the target already: fspick(2) takes the parameters if there are any, then the

@@ -232,7 +232,7 @@ impl Mount {
             MountWhat::Filesystem { kind, .. } | MountWhat::FilesystemOrTree { kind, .. } => {
                 format!("mount {} on {inside}", show(kind))
             }
-            MountWhat::Tree { .. } => format!("bind on {inside}"),
+            MountWhat::Tree { .. } | MountWhat::Device { .. } => format!("bind on {inside}"),
             MountWhat::Remount { .. } => format!("remount {inside}"),
         }
     }
@@ -243,7 +243,7 @@ impl Mount {
             MountWhat::Filesystem { parameters, .. } | MountWhat::Remount { parameters } => {
                 parameters.as_slice()
             }
-            MountWhat::Tree { slot: Slot(slot) } => {
+            MountWhat::Tree { slot: Slot(slot) } | MountWhat::Device { slot: Slot(slot), .. } => {
                 words.push(format!("slot {slot}"));
                 &[]
             }

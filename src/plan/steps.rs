@@ -38,7 +38,7 @@ fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) ->
     check_support(request)?;
     let process = request.spec.process().as_ref().context("process: missing")?;
     hooks::plan_outside(request, steps)?;
-    steps.outside.oom_score_adj = oom_score(process)?;
+    plan_oom_score(request, process, steps)?;
 
     arrive(steps);
     namespaces::plan(request, steps)?;
@@ -80,7 +80,7 @@ fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &m
     if let Some(cpus) = affinity.and_then(|affinity| affinity.initial().as_deref()) {
         steps.every(scheduling::affinity(cpus).context("process.execCPUAffinity.initial")?);
     }
-    steps.outside.oom_score_adj = oom_score(process)?;
+    plan_oom_score(request, process, steps)?;
     arrive(steps);
     // CVE-2016-9962: the container must not look into us from the moment it can see us.
     steps.every(Action::Undumpable);
@@ -98,16 +98,13 @@ fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &m
     become_process(request, process, steps)
 }
 
-/// From -1000, never killed, to 1000, killed first (proc(5)).
-fn oom_score(process: &Process) -> Result<Option<i32>> {
-    let score = process.oom_score_adj();
-    if let Some(score) = score {
-        ensure!(
-            (-1000..=1000).contains(&score),
-            "process.oomScoreAdj: {score} is not between -1000 and 1000"
-        );
-    }
-    Ok(score)
+/// From -1000, never killed, to 1000, killed first (proc(5)). Engines pass on what only the host's root may lower.
+fn plan_oom_score(request: &Request, process: &Process, steps: &mut Steps) -> Result<()> {
+    let Some(score) = process.oom_score_adj() else { return Ok(()) };
+    ensure!((-1000..=1000).contains(&score), "process.oomScoreAdj: {score} is not between -1000 and 1000");
+    steps.outside.oom_score_adj = Some(score);
+    steps.outside.oom_score_by_birth = request.facts.authority != Authority::Root;
+    Ok(())
 }
 
 /// The cgroup comes first: whatever follows is accounted for, and a cgroup namespace is rooted there.
@@ -256,7 +253,13 @@ impl Steps {
     ) -> Slot {
         if self.authority == Authority::User && idmap.is_none() {
             let slot = self.slot();
-            self.trees_inside.push(Action::OpenTree { slot, source, recursive, follow });
+            self.trees_inside.push(Action::OpenTree {
+                place: place.to_string(),
+                slot,
+                source,
+                recursive,
+                follow,
+            });
             slot
         } else {
             self.open(Open::Tree { place: place.to_string(), source, recursive, follow, idmap })

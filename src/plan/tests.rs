@@ -271,9 +271,9 @@ fn every_slot_is_filled_once_and_before_it_is_used() {
                 let (used, fills) = match &step.action {
                     Action::OpenTree { slot, .. } => (None, Some(*slot)),
                     Action::Mount(mount) => match mount.what {
-                        MountWhat::Tree { slot } | MountWhat::FilesystemOrTree { slot, .. } => {
-                            (Some(slot), mount.keep)
-                        }
+                        MountWhat::Tree { slot }
+                        | MountWhat::Device { slot, .. }
+                        | MountWhat::FilesystemOrTree { slot, .. } => (Some(slot), mount.keep),
                         _ => (None, mount.keep),
                     },
                     Action::MountRoot { slot, .. }
