@@ -5,6 +5,7 @@ mod bundle;
 mod call;
 mod traces;
 
+mod advisories;
 mod bad_input;
 mod cgroups;
 mod cli;
@@ -23,6 +24,7 @@ mod odd_rootfs;
 mod pause;
 mod process;
 mod propagation;
+mod races;
 mod rootless;
 mod seccomp;
 mod security;
