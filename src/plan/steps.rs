@@ -129,15 +129,16 @@ fn become_process(request: &Request, process: &Process, steps: &mut Steps) -> Re
     confinement::plan_personality(request, steps)?;
     confinement::plan_no_new_privileges(process, steps);
     process::plan_descriptors(request, steps);
+    // A filter sees as little of us as can be.
     let (early, late) = match confinement::filter(request, process, steps)? {
         Some((filter, true)) => (Some(filter), None),
         Some((filter, false)) => (None, Some(filter)),
         None => (None, None),
     };
+    process::plan_place(process, false, steps)?;
     if let Some(filter) = early {
         steps.every(Action::Seccomp { filter, early: true });
     }
-    process::plan_place(process, false, steps)?;
     process::plan_user(request, process, steps)?;
     process::plan_umask(process, steps)?;
     capabilities::plan(request, process, steps)?;
