@@ -74,6 +74,7 @@ fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespac
         poststop: !plan.outside.poststop.is_empty(),
         init: None,
         cgroup: None,
+        resctrl: None,
     })
 }
 

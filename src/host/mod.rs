@@ -1,9 +1,11 @@
-//! The parent's hands: control groups, id maps, hooks. Runs outside.
+//! The parent's hands: control groups, id maps, hooks, network devices. Runs outside.
 
 pub mod cgroup;
 pub mod hooks;
 pub mod idmap;
+pub mod netdev;
 pub mod oom;
+pub mod resctrl;
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;

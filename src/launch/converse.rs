@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::sockets;
 use super::spawn::Child;
 use crate::container::state::State;
+use crate::host::netdev::{self, Moved};
 use crate::host::{hooks, idmap, oom};
 use crate::plan::{Action, Hook, HookPoint, Moment, Plan, Step};
 use crate::sys::process::{Ended, Whom, wait};
@@ -24,15 +25,15 @@ pub struct Conversation<'a> {
 }
 
 impl Conversation<'_> {
-    /// Serve the child until nothing but its start is left.
-    pub fn until_ready(&self) -> Result<()> {
+    /// Serve the child until nothing but its start is left. Network devices that it was given are in `moved`.
+    pub fn until_ready(&self, moved: &mut Option<Moved>) -> Result<()> {
         if let Some(score) = self.plan.outside.oom_score_adj {
             oom::set_score(self.child.pid, score)?;
         }
         loop {
             match self.receive()? {
                 Some(Report::Reached { step }) => match self.moment(step)? {
-                    Moment::Entered => idmap::write(self.child.pid, &self.plan.outside)?,
+                    Moment::Entered => self.equip(moved)?,
                     Moment::Assembled => self.run_hooks()?,
                     Moment::Ready => return Ok(()),
                 },
@@ -41,6 +42,16 @@ impl Conversation<'_> {
                 None => return Err(self.obituary()),
             }
             self.let_go()?;
+        }
+    }
+
+    /// The child is in its namespaces: what they need from outside.
+    fn equip(&self, moved: &mut Option<Moved>) -> Result<()> {
+        let outside = &self.plan.outside;
+        idmap::write(self.child.pid, outside)?;
+        match outside.net_devices.as_slice() {
+            [] => Ok(()),
+            devices => netdev::give(self.child.pidfd.as_fd(), self.child.pid, devices, moved),
         }
     }
 

@@ -20,6 +20,7 @@ use crate::container::store::{Room, Store, write_atomically};
 use crate::container::{CONFIG, gate};
 use crate::host::cgroup::{self, Cgroup};
 use crate::host::hooks;
+use crate::host::resctrl::{self, Resctrl};
 use crate::init::{self, Birthright, Gate};
 use crate::log::Log;
 use crate::plan::{GroupPlan, HookPoint, Plan};
@@ -98,12 +99,18 @@ fn try_birth(
         let made = attempt.cgroup.insert(cgroup::open(&group.layout, &group.path)?);
         state.cgroup = Some(made.location());
     }
+    if let Some(group) = &plan.resctrl {
+        state.resctrl = Some(Resctrl::survey(&resctrl::mount_point()?, group)?);
+    }
     // From here on a later `delete --force` knows what to look for, whatever becomes of us.
     write_state(room, &state)?;
     if let Some(group) = &plan.cgroup {
         make_group(group, &mut attempt.cgroup)?;
         // A parent that somebody made meanwhile is not ours to remove.
         state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
+    }
+    if let (Some(group), Some(made)) = (&plan.resctrl, &state.resctrl) {
+        attempt.resctrl.insert(made.clone()).make(group)?;
     }
     attempt.host_mount = state.host_mount.clone();
     let (go, outcome) = gate::make(&room.path)?;
@@ -115,10 +122,16 @@ fn try_birth(
     if let (Some(made), Some(group)) = (&attempt.cgroup, &plan.cgroup) {
         made.set_limits(&group.limits.settings).context("config.json")?;
     }
+    if let Some(group) = &state.resctrl {
+        group.admit(child.pid)?;
+    }
     let conversation = Conversation { plan, child, state: &state, socket: conversation };
-    conversation.until_ready()?;
+    conversation.until_ready(&mut attempt.net_devices)?;
     let socket = conversation.socket;
 
+    if let (Some(group), Some(made)) = (&plan.resctrl, &mut state.resctrl) {
+        made.settle(group);
+    }
     state.init = Some(Process::of(child.pid)?);
     write_state(room, &state)?;
     announce(child, contact.pid_file, contact.pidfd_socket.as_deref(), &mut attempt.pid_file)?;
@@ -181,8 +194,11 @@ fn try_guest(
     ensure!(state.init()?.is_some(), "the container has stopped");
     let (child, conversation) = deliver(plan, slots, cgroup, None, contact.console)?;
     let child = &*attempt.child.insert(child);
+    if let Some(group) = &state.resctrl {
+        group.admit(child.pid)?;
+    }
     let conversation = Conversation { plan, child, state, socket: conversation };
-    conversation.until_ready()?;
+    conversation.until_ready(&mut attempt.net_devices)?;
     announce(child, contact.pid_file, contact.pidfd_socket.as_deref(), &mut attempt.pid_file)?;
     conversation.let_go()?;
     conversation.until_executed()

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use cgroup::CgroupLayout;
 use limits::Limits;
+use resctrl::ResctrlPlan;
 use seccomp::Filter;
 
 pub mod bundle;
@@ -30,9 +31,11 @@ pub mod limits;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+pub mod netdev;
 pub mod print;
 pub mod process;
 pub mod request;
+pub mod resctrl;
 pub mod rlimits;
 pub mod rootfs;
 pub mod scheduling;
@@ -61,6 +64,8 @@ pub struct Plan {
     pub outside: Outside,
     /// Where the process belongs, and what is limited there; `None` for a guest (it goes where init is).
     pub cgroup: Option<GroupPlan>,
+    /// The resource control group, if one is asked for; a guest goes where the container is.
+    pub resctrl: Option<ResctrlPlan>,
     /// Known oddities that the specification says are not errors.
     pub warnings: Vec<String>,
 }
@@ -92,12 +97,22 @@ pub struct Outside {
     pub deny_setgroups: bool,
     /// The maps are written by newuidmap(1) and newgidmap(1).
     pub map_with_helpers: bool,
+    /// Moved from the host's network namespace to the container's.
+    pub net_devices: Vec<NetDevice>,
     pub prestart: Vec<Hook>,
     pub create_runtime: Vec<Hook>,
     pub poststart: Vec<Hook>,
     pub poststop: Vec<Hook>,
     /// The terminal's first size, and whether there is one.
     pub terminal: Option<Terminal>,
+}
+
+/// A network device on its way into the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetDevice {
+    pub host: CString,
+    /// Its name in the container, with at most one `%d` that the kernel makes a number of.
+    pub inside: CString,
 }
 
 /// A control group to be made, and its limits.

@@ -9,6 +9,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::namespaces::KINDS;
+use super::resctrl::ResctrlPlan;
 use super::{
     Action, DeviceKind, IdMapping, Mount, MountWhat, Open, Outside, Parameter, Plan, Slot, Step, When,
     mount_options, rlimits,
@@ -27,6 +28,9 @@ pub fn text(plan: &Plan) -> String {
         for limit in group.limits.to_string().lines() {
             line(format_args!("        {limit}"));
         }
+    }
+    if let Some(resctrl) = &plan.resctrl {
+        line(format_args!("resctrl {}", resource_group(resctrl)));
     }
     for fact in outside(&plan.outside) {
         line(format_args!("outside {fact}"));
@@ -60,6 +64,7 @@ pub fn json(plan: &Plan) -> Value {
         "open": open.collect::<Vec<_>>(),
         "enter": entry(plan),
         "cgroup": cgroup,
+        "resctrl": plan.resctrl.as_ref().map(resource_group),
         "outside": outside(&plan.outside),
         "steps": steps.collect::<Vec<_>>(),
         "warnings": plan.warnings,
@@ -123,6 +128,12 @@ fn outside(outside: &Outside) -> Vec<String> {
     if outside.deny_setgroups {
         facts.push("setgroups deny".to_string());
     }
+    facts.extend(
+        outside
+            .net_devices
+            .iter()
+            .map(|device| format!("network device {} as {}", show(&device.host), show(&device.inside))),
+    );
     let hooks = [
         ("prestart", &outside.prestart),
         ("createRuntime", &outside.create_runtime),
@@ -136,6 +147,13 @@ fn outside(outside: &Outside) -> Vec<String> {
         facts.push(format!("terminal {}x{}", size.columns, size.rows));
     }
     facts
+}
+
+fn resource_group(plan: &ResctrlPlan) -> String {
+    let mut words = vec![format!("/{}", plan.group)];
+    words.extend(plan.schemata.iter().cloned());
+    words.extend(plan.monitor.iter().map(|name| format!("monitored as {name}")));
+    words.join("  ")
 }
 
 fn maps(mappings: &[IdMapping]) -> String {

@@ -5,7 +5,7 @@
 use std::ffi::CString;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use oci_spec::runtime::Process;
 
 use super::facts::Authority;
@@ -13,7 +13,8 @@ use super::namespaces::Place;
 use super::request::Request;
 use super::{
     Action, Enter, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities,
-    cgroup, confinement, devices, hooks, mounts, namespaces, process, rlimits, rootfs, scheduling, sysctl,
+    cgroup, confinement, devices, hooks, mounts, namespaces, netdev, process, resctrl, rlimits, rootfs,
+    scheduling, sysctl,
 };
 
 /// The birth of a container.
@@ -22,8 +23,9 @@ pub fn birth(request: &Request) -> Result<Plan> {
     request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     let cgroup = cgroup::plan(request).context("config.json")?;
     let path = cgroup.as_ref().map(|group| group.path.as_path());
+    let resctrl = resctrl::plan(request).context("config.json")?;
     order_of_birth(request, path, &mut steps).context("config.json")?;
-    Ok(Plan { cgroup, ..steps.finish() })
+    Ok(Plan { cgroup, resctrl, ..steps.finish() })
 }
 
 /// One more process in the container whose first process is `init_pid`.
@@ -40,6 +42,7 @@ fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) ->
     hooks::plan_outside(request, steps)?;
     steps.outside.oom_score_adj = oom_score(process)?;
 
+    netdev::plan(request, steps)?;
     arrive(steps);
     namespaces::plan(request, steps)?;
     if request.place(Namespace::User) != Place::Inherited {
@@ -163,13 +166,6 @@ fn check_support(request: &Request) -> Result<()> {
     let annotations = request.spec.annotations().as_ref();
     let nameless = annotations.is_some_and(|annotations| annotations.contains_key(""));
     ensure!(!nameless, "annotations: a name is empty");
-    let Some(linux) = request.linux() else { return Ok(()) };
-    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
-        bail!("linux.netDevices: moving network devices is not supported");
-    }
-    if linux.intel_rdt().is_some() {
-        bail!("linux.intelRdt: resource control groups are not supported");
-    }
     Ok(())
 }
 
@@ -295,6 +291,7 @@ impl Steps {
             steps: self.steps,
             outside: self.outside,
             cgroup: None,
+            resctrl: None,
             warnings: self.warnings,
         }
     }

@@ -470,12 +470,12 @@ fn what_cannot_be_planned_is_refused_by_its_json_path() {
             json!("a:b"),
             "linux.mountLabel: \"a:b\" is asked for, but SELinux is not enabled here",
         ),
+        ("/linux/netDevices", json!({"eth0": {}}), "linux.netDevices: need a namespace of type network"),
         (
-            "/linux/netDevices",
-            json!({"eth0": {}}),
-            "linux.netDevices: moving network devices is not supported",
+            "/linux/intelRdt",
+            json!({"closID": "a/b"}),
+            "linux.intelRdt.closID: \"a/b\" is not the name of a directory",
         ),
-        ("/linux/intelRdt", json!({}), "linux.intelRdt: resource control groups are not supported"),
         ("/linux/rootfsPropagation", json!("ro"), "linux.rootfsPropagation: \"ro\" is not a propagation"),
     ];
     for (pointer, value, sentence) in cases {
