@@ -300,3 +300,20 @@ fn two_dashes_before_the_program_are_no_part_of_it() {
     assert_eq!(options.stdout(), "/etc\n");
     bundle.exec(&["--"]).refused(255, &["no program is named"]);
 }
+
+#[test]
+fn an_exec_process_runs_on_the_cpus_that_are_asked_for() {
+    let mut bundle = bundle!();
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    if cpus < 2 {
+        skip!("needs two processors");
+    }
+    bundle.set("/process/execCPUAffinity", json!({"initial": "1", "final": "0"}));
+    bundle.running();
+    assert_eq!(report_with(&bundle, &[])["affinity"], json!([0]));
+    let asked = json!({"cwd": "/", "args": ["/witness", "report"], "execCPUAffinity": {"final": "1"}});
+    assert_eq!(exec_process(&bundle, &asked).ok().json()["affinity"], json!([1]));
+    // It is about further processes, and not about the first.
+    let init = fs::read_to_string(format!("/proc/{}/status", bundle.pid())).unwrap();
+    assert!(!init.contains("Cpus_allowed_list:\t0\n"), "{init}");
+}

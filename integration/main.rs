@@ -5,6 +5,7 @@ mod bundle;
 mod call;
 mod traces;
 
+mod annotations;
 mod bad_input;
 mod cgroups;
 mod cli;

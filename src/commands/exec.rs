@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::Pid;
 use oci_spec::runtime::Process;
 
-use super::Context;
+use super::{Context, birth};
 use crate::cli::{self, SubCgroup};
 use crate::container::state::State;
 use crate::container::{Status, check_id, read_config};
@@ -89,8 +89,12 @@ fn plan(
     let facts = Facts::gather()?;
     let (spec, _) = bundle::parse(&read_config(room)?).context("config.json")?;
     let (process, warnings) = process(options, spec.process().as_ref())?;
-    let options_of_plan =
-        Options { preserve_fds: options.preserve_fds, console: console.clone(), ..Options::default() };
+    let options_of_plan = Options {
+        preserve_fds: options.preserve_fds,
+        console: console.clone(),
+        seccomp_receiver: birth::seccomp_receiver(),
+        ..Options::default()
+    };
     let request = Request {
         id: &state.id,
         bundle: &state.bundle,

@@ -62,7 +62,8 @@ fn run_helper(name: &str, pid: i32, map: &[IdMapping], file: &str) -> Result<()>
         arguments: &arguments.context("an argument with a NUL byte")?,
         environment: &[],
         input: &[],
-        output: None,
+        stdout: None,
+        stderr: None,
         timeout_ms: None,
     })
     .with_context(|| format!("run {name}"))?;

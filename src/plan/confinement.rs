@@ -2,13 +2,15 @@
 //!
 //! Runs outside. What a filter is made of is the business of `seccomp/`.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use oci_spec::runtime::{LinuxPersonalityDomain, Process};
 
 use super::request::{Request, c_string};
-use super::seccomp::Filter;
+use super::seccomp::{Filter, Wishes};
 use super::steps::Steps;
-use super::{Action, seccomp};
+use super::{Action, annotations, seccomp};
 
 /// personality(2)
 const DOMAINS: &[(LinuxPersonalityDomain, u64)] =
@@ -80,10 +82,21 @@ pub fn filter(
     process: &Process,
     steps: &mut Steps,
 ) -> Result<Option<(Box<Filter>, bool)>> {
-    let Some(profile) = request.linux().and_then(|linux| linux.seccomp().as_ref()) else {
-        return Ok(None);
+    let profile = request.linux().and_then(|linux| linux.seccomp().as_ref());
+    let compiled = annotations::get(request.spec, annotations::SECCOMP_PROGRAM);
+    annotations::path(request.spec, annotations::SECCOMP_RECEIVER)?;
+    let receiver = annotations::get(request.spec, annotations::SECCOMP_RECEIVER).map(Path::new);
+    let wishes = Wishes {
+        kernel_flags: request.facts.filter_flags,
+        receiver: receiver.or(request.options.seccomp_receiver.as_deref()),
+        strict: annotations::is_set(request.spec, annotations::SECCOMP_STRICT),
     };
-    let filter = seccomp::plan(profile, request.facts.filter_flags)?;
+    let filter = match (compiled, profile) {
+        (Some(compiled), _) => seccomp::plan_raw(compiled, profile, &wishes)
+            .with_context(|| format!("annotations.{}", annotations::SECCOMP_PROGRAM))?,
+        (None, Some(profile)) => seccomp::plan(profile, &wishes)?,
+        (None, None) => return Ok(None),
+    };
     filter.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     let early = !process.no_new_privileges().unwrap_or(false);
     Ok(Some((Box::new(filter), early)))

@@ -7,13 +7,10 @@ use serde_json::{Value, json};
 
 use super::facts::Facts;
 use super::seccomp::{self, words};
-use super::{capabilities, filesystem, hooks, mount_options, namespaces, process, scheduling};
+use super::{annotations, capabilities, hooks, mount_options, namespaces, scheduling};
 
 /// The oldest specification whose configurations are taken.
 const OLDEST_SPECIFICATION: &str = "1.0.0";
-
-/// Annotations that change what a container may do: an engine should not take them from just anybody.
-const UNSAFE_ANNOTATIONS: &[&str] = &[process::KEEP_GROUPS, filesystem::CONTEXT_TYPE];
 
 pub fn document(facts: &Facts) -> Value {
     let known = words::FLAGS;
@@ -46,7 +43,7 @@ pub fn document(facts: &Facts) -> Value {
             "netDevices": {"enabled": true},
         },
         "annotations": {"org.corten.version": env!("CARGO_PKG_VERSION")},
-        "potentiallyUnsafeConfigAnnotations": UNSAFE_ANNOTATIONS,
+        "potentiallyUnsafeConfigAnnotations": annotations::UNSAFE,
     })
 }
 

@@ -14,6 +14,7 @@ use limits::Limits;
 use resctrl::ResctrlPlan;
 use seccomp::Filter;
 
+pub mod annotations;
 pub mod bundle;
 pub mod capabilities;
 pub mod cgroup;
@@ -79,7 +80,7 @@ impl Plan {
     /// The first descriptor that closes when the process begins; those below are given to it on purpose.
     pub fn first_closed(&self) -> u32 {
         let from = |step: &Step| match step.action {
-            Action::CloseDescriptors { from } => Some(from),
+            Action::CloseDescriptors { from, .. } => Some(from),
             _ => None,
         };
         self.steps.iter().find_map(from).unwrap_or(3)
@@ -150,6 +151,8 @@ pub enum Open {
     Namespace { kind: Namespace, path: CString },
     /// The process whose namespaces a guest joins.
     Pidfd { pid: i32 },
+    /// A file of the host's that what hooks print is added to.
+    HookOutput { path: CString },
 }
 
 /// The mappings of an idmapped mount (config.md, mounts: `uidMappings`, `gidMappings`).
@@ -286,6 +289,7 @@ pub enum Action {
         point: HookPoint,
         hooks: Vec<Hook>,
         state: HookState,
+        streams: HookStreams,
     },
     /// Write below `/proc/sys`, through the host's verified procfs.
     Sysctl {
@@ -350,9 +354,10 @@ pub enum Action {
         mask: Vec<u8>,
     },
     NoNewPrivileges,
-    /// Close every descriptor from `from` on, but those of the conversation and the gate.
+    /// Close every descriptor from `from` on, but those of the conversation, the gate and hooks to come.
     CloseDescriptors {
         from: u32,
+        keep: HookStreams,
     },
     /// Load the container's filter; `early` when there is no no_new_privileges and privileges are needed.
     Seccomp {
@@ -498,6 +503,16 @@ pub struct Hook {
     /// `None`: the runtime's own.
     pub environment: Option<Vec<CString>>,
     pub timeout_ms: Option<u64>,
+    /// Files of the host's that what it prints is added to; else its last words are for the error.
+    pub stdout: Option<CString>,
+    pub stderr: Option<CString>,
+}
+
+/// Where hooks that run in the container print to, when the configuration says where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HookStreams {
+    pub stdout: Option<Slot>,
+    pub stderr: Option<Slot>,
 }
 
 /// A container's state in JSON, around the pid (which only the process itself knows in its namespace).

@@ -95,6 +95,7 @@ fn opening(open: &Open) -> String {
         }
         Open::Namespace { kind, path } => format!("{} namespace {}", kind.name(), show(path)),
         Open::Pidfd { pid } => format!("process {pid}"),
+        Open::HookOutput { path } => format!("file {}, for what hooks print", show(path)),
     }
 }
 
@@ -222,7 +223,7 @@ impl Action {
             Action::MemoryPolicy { .. } => "set the memory policy".to_string(),
             Action::Affinity { .. } => "set the CPU affinity".to_string(),
             Action::NoNewPrivileges => "set no_new_privs".to_string(),
-            Action::CloseDescriptors { from } => format!("close descriptors from {from}"),
+            Action::CloseDescriptors { from, .. } => format!("close descriptors from {from}"),
             Action::Seccomp { .. } => "load the seccomp filter".to_string(),
             Action::SetUser { uid, gid, .. } => format!("set user {uid}:{gid}"),
             Action::Umask { mask } => format!("set umask {mask:04o}"),

@@ -12,9 +12,9 @@ use super::facts::Authority;
 use super::namespaces::Place;
 use super::request::Request;
 use super::{
-    Action, Enter, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities,
-    cgroup, confinement, devices, hooks, mounts, namespaces, netdev, process, resctrl, rlimits, rootfs,
-    scheduling, sysctl,
+    Action, Enter, HookPoint, HookStreams, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When,
+    annotations, capabilities, cgroup, confinement, devices, hooks, mounts, namespaces, netdev, process,
+    resctrl, rlimits, rootfs, scheduling, sysctl,
 };
 
 /// The birth of a container.
@@ -37,9 +37,10 @@ pub fn guest(request: &Request, process: &Process, init_pid: i32) -> Result<Plan
 }
 
 fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) -> Result<()> {
-    check_support(request)?;
+    annotations::check(request.spec)?;
     let process = request.spec.process().as_ref().context("process: missing")?;
     hooks::plan_outside(request, steps)?;
+    hooks::plan_streams(request, steps)?;
     steps.outside.oom_score_adj = oom_score(process)?;
 
     netdev::plan(request, steps)?;
@@ -134,7 +135,13 @@ fn become_process(request: &Request, process: &Process, steps: &mut Steps) -> Re
     scheduling::plan(request, process, steps)?;
     confinement::plan_personality(request, steps)?;
     confinement::plan_no_new_privileges(process, steps);
-    process::plan_descriptors(request, steps);
+    let last = HookPoint::StartContainer;
+    let keep = if steps.is_birth() && hooks::are_listed(request, last) {
+        steps.hook_streams
+    } else {
+        HookStreams::default()
+    };
+    process::plan_descriptors(request, keep, steps);
     let (early, late) = match confinement::filter(request, process, steps)? {
         Some((filter, true)) => (Some(filter), None),
         Some((filter, false)) => (None, Some(filter)),
@@ -161,19 +168,12 @@ fn become_process(request: &Request, process: &Process, steps: &mut Steps) -> Re
     process::plan_exec(process, listen, steps)
 }
 
-/// What corten cannot do yet is refused by name, never passed over.
-fn check_support(request: &Request) -> Result<()> {
-    let annotations = request.spec.annotations().as_ref();
-    let nameless = annotations.is_some_and(|annotations| annotations.contains_key(""));
-    ensure!(!nameless, "annotations: a name is empty");
-    Ok(())
-}
-
 /// A plan in the making. Steps are kept in the order in which they are added.
 #[derive(Debug)]
 pub struct Steps {
     pub enter: Enter,
     pub outside: Outside,
+    pub hook_streams: HookStreams,
     open: Vec<(Slot, Open)>,
     slots: usize,
     steps: Vec<Step>,
@@ -194,6 +194,7 @@ impl Steps {
         Steps {
             enter: Enter::default(),
             outside: Outside::default(),
+            hook_streams: HookStreams::default(),
             open: Vec::new(),
             slots: 0,
             steps: Vec::new(),
