@@ -15,6 +15,7 @@ mod events;
 mod exec;
 mod faults;
 mod hooks;
+mod labels;
 mod lifecycle;
 mod mount_options;
 mod mounts;

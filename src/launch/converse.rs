@@ -2,7 +2,7 @@
 //!
 //! Runs outside, between the clone and the child's own program.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -13,7 +13,7 @@ use super::spawn::Child;
 use crate::container::state::State;
 use crate::host::netdev::{self, Moved};
 use crate::host::{hooks, idmap, oom};
-use crate::plan::{Action, Hook, HookPoint, Moment, Plan, Step};
+use crate::plan::{Action, Hook, HookPoint, Moment, Plan, Step, confinement};
 use crate::sys::process::{Ended, Whom, wait};
 use crate::wire::{self, HookEnd, Note, Report};
 
@@ -135,12 +135,33 @@ pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
     match action {
         Action::FindExecutable { candidates, .. } => not_executable(candidates, errno, note),
         Action::Exec { .. } => exec_failed(errno, note),
+        Action::Label { file, text } => label_refused(file, text, errno)
+            .unwrap_or_else(|| anyhow!("{}: {}", action.intent(), errno.desc())),
         _ if note.as_bytes().is_empty() => anyhow!("{}: {}", action.intent(), errno.desc()),
         _ => {
             let note = String::from_utf8_lossy(note.as_bytes());
             anyhow!("{}: {} ({})", action.intent(), errno.desc(), note.trim())
         }
     }
+}
+
+/// What the kernel's answer to a label means, where it says nothing by itself.
+fn label_refused(file: &CStr, text: &CStr, errno: Errno) -> Option<Error> {
+    let text = text.to_string_lossy();
+    let profile = text.strip_prefix("exec ").unwrap_or(&text);
+    let apparmor = file == confinement::APPARMOR_EXEC;
+    Some(match errno {
+        Errno::ENOENT if apparmor => {
+            anyhow!("process.apparmorProfile: no profile {profile:?} is loaded (apparmor_parser loads one)")
+        }
+        Errno::EACCES | Errno::EPERM if apparmor => {
+            anyhow!("process.apparmorProfile: the kernel does not let this process change to {profile:?}")
+        }
+        Errno::EINVAL if !apparmor => {
+            anyhow!("process.selinuxLabel: {text:?} is no label of the policy that is loaded")
+        }
+        _ => return None,
+    })
 }
 
 /// `note` is the candidate that came nearest; in `PATH` there may be none.

@@ -2,6 +2,7 @@
 //!
 //! Runs outside. What a filter is made of is the business of `seccomp/`.
 
+use std::ffi::CStr;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +12,11 @@ use super::request::{Request, c_string};
 use super::seccomp::{Filter, Wishes};
 use super::steps::Steps;
 use super::{Action, annotations, seccomp};
+
+/// Files below `/proc/thread-self` that take a label (apparmor(7), selinux(8)).
+pub const APPARMOR_EXEC: &CStr = c"attr/apparmor/exec";
+pub const SELINUX_EXEC: &CStr = c"attr/exec";
+pub const SELINUX_KEYS: &CStr = c"attr/keycreate";
 
 /// personality(2)
 const DOMAINS: &[(LinuxPersonalityDomain, u64)] =
@@ -22,7 +28,7 @@ pub fn plan_keyring(request: &Request, process: &Process, steps: &mut Steps) -> 
         return Ok(());
     }
     if let Some(label) = selinux_label(request, process)? {
-        steps.every(Action::Label { file: c"attr/keycreate".into(), text: c_string(label)? });
+        steps.every(Action::Label { file: SELINUX_KEYS.into(), text: c_string(label)? });
     }
     steps.every(Action::SessionKeyring { name: c_string(format!("_ses.{}", request.id))? });
     Ok(())
@@ -37,10 +43,10 @@ pub fn plan_labels(request: &Request, process: &Process, steps: &mut Steps) -> R
             "process.apparmorProfile: {profile:?} is asked for, but AppArmor is not enabled here"
         );
         let text = c_string(format!("exec {profile}"))?;
-        steps.every(Action::Label { file: c"attr/apparmor/exec".into(), text });
+        steps.every(Action::Label { file: APPARMOR_EXEC.into(), text });
     }
     if let Some(label) = selinux_label(request, process)? {
-        steps.every(Action::Label { file: c"attr/exec".into(), text: c_string(label)? });
+        steps.every(Action::Label { file: SELINUX_EXEC.into(), text: c_string(label)? });
     }
     Ok(())
 }
