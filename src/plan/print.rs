@@ -329,6 +329,10 @@ fn detail(plan: &Plan, action: &Action) -> Option<String> {
         Action::Hooks { hooks, .. } => {
             hooks.iter().map(|hook| show(&hook.path)).collect::<Vec<_>>().join(" ")
         }
+        Action::CloseDescriptors { keep, .. } => {
+            let kept = [keep.stdout, keep.stderr].into_iter().flatten();
+            kept.map(|Slot(slot)| format!("but slot {slot}")).collect::<Vec<_>>().join(" ")
+        }
         Action::MakeDirectory { mode, .. } => format!("{mode:04o}"),
         Action::Rlimit { soft, hard, .. } => {
             let side = |limit: u64| if limit == u64::MAX { "unlimited".into() } else { limit.to_string() };

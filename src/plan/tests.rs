@@ -2,6 +2,8 @@
 //!
 //! `UPDATE_GOLDENS=1 cargo test` writes the texts anew; what changed is for a reviewer to read.
 
+mod specification;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +31,7 @@ const CASES: &[Case] = &[
     Case { name: "docker", authorities: &[Authority::Root, Authority::NamespacedRoot] },
     Case { name: "podman", authorities: ROOT },
     Case { name: "podman-rootless", authorities: &[Authority::NamespacedRoot] },
+    Case { name: "rarities", authorities: ROOT },
     Case { name: "spec", authorities: ROOT },
     Case { name: "spec-rootless", authorities: EVERYBODY },
 ];
