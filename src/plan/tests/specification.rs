@@ -83,8 +83,9 @@ fn sources() -> Vec<String> {
     let mut directories: Vec<PathBuf> = ["src", "integration"].map(|name| top.join(name)).into();
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
+            let entry = entry.unwrap();
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
                 directories.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 files.push(fs::read_to_string(path).unwrap());
