@@ -106,6 +106,9 @@ fn try_birth(
     write_state(room, &state)?;
     if let Some(group) = &plan.cgroup {
         make_group(group, &mut attempt.cgroup)?;
+        if let (Some(owner), Some(made)) = (plan.outside.group_owner, &attempt.cgroup) {
+            cgroup::ownership::give(&made.location(), owner)?;
+        }
         // A parent that somebody made meanwhile is not ours to remove.
         state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
     }

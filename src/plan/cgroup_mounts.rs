@@ -6,14 +6,15 @@ use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
+use oci_spec::runtime::Mount as Entry;
 
 use super::cgroup::CgroupLayout;
 use super::facts::Authority;
-use super::mounts::Planner;
+use super::mounts::{self, Planner};
 use super::namespaces::Place;
-use super::request::c_string;
+use super::request::{Request, c_string};
 use super::steps::Steps;
-use super::{Action, Mount, MountWhat, Namespace, Parameter};
+use super::{Action, IdMapping, Mount, MountWhat, Namespace, Parameter, idmap};
 
 const CONFINED: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
 
@@ -32,6 +33,30 @@ pub fn plan(planner: &Planner, kind: &str, steps: &mut Steps) -> Result<()> {
         }
         _ => plan_legacy(planner, &hierarchies, steps),
     }
+}
+
+/// Who on the host owns the container's group: the process's user, where that group is the root of a namespace of its
+/// own and mounted writable (config-linux.md, Cgroup ownership). A group of v1 is never given away.
+pub fn owner(request: &Request, uid: u32, uid_map: &[IdMapping]) -> Option<u32> {
+    let layout = &request.facts.cgroup;
+    let unified = layout.v1.is_empty() && layout.v2.is_some();
+    let new = request.place(Namespace::Cgroup) == Place::New;
+    let writable = |entry: &Entry| {
+        let source = entry.source().as_deref() == Some(Path::new("cgroup"));
+        let listed = |name| entry.options().iter().flatten().any(|option| option == name);
+        source && mounts::clean(entry.destination()) == "/sys/fs/cgroup" && !listed("ro")
+    };
+    let mounted = request.spec.mounts().iter().flatten().any(writable);
+    if !(unified && new && mounted) || request.facts.authority == Authority::User {
+        return None;
+    }
+    let owner = match request.place(Namespace::User) {
+        Place::Inherited => uid,
+        Place::New => idmap::outside(uid_map, uid)?,
+        // Only the namespace knows.
+        Place::Joined(_) => return None,
+    };
+    (owner != request.facts.euid).then_some(owner)
 }
 
 /// A hierarchy as the host has it.
@@ -341,5 +366,29 @@ mod tests {
             refusal(legacy, json!({"type": "cgroup2"})),
             "mounts[0].type: this host has no cgroup v2 hierarchy"
         );
+    }
+
+    #[test]
+    fn a_writable_group_of_v2_belongs_to_the_processs_user() {
+        let map = [IdMapping { inside: 0, outside: 1000, count: 10 }];
+        let owner = |namespaces: serde_json::Value, options: serde_json::Value, uid: u32, unified: bool| {
+            let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options});
+            let mut given = Given::new(json!({"mounts": [mount], "linux": {"namespaces": namespaces}}));
+            let hierarchy = |name: &str| crate::plan::cgroup::Hierarchy {
+                controllers: vec![name.to_string()],
+                directory: name.into(),
+            };
+            given.facts.cgroup.v2 = Some(hierarchy(""));
+            given.facts.cgroup.v1 = if unified { Vec::new() } else { vec![hierarchy("pids")] };
+            super::owner(&given.request(), uid, &map)
+        };
+        let own = json!([{"type": "cgroup"}, {"type": "user"}]);
+        assert_eq!(owner(own.clone(), json!([]), 3, true), Some(1003));
+        assert_eq!(owner(own.clone(), json!(["ro"]), 3, true), None);
+        assert_eq!(owner(own.clone(), json!([]), 3, false), None);
+        assert_eq!(owner(own, json!([]), 10, true), None);
+        assert_eq!(owner(json!([{"type": "user"}]), json!([]), 3, true), None);
+        assert_eq!(owner(json!([{"type": "cgroup"}]), json!([]), 7, true), Some(7));
+        assert_eq!(owner(json!([{"type": "cgroup"}]), json!([]), 0, true), None);
     }
 }

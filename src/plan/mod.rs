@@ -98,6 +98,8 @@ pub struct Outside {
     pub deny_setgroups: bool,
     /// The maps are written by newuidmap(1) and newgidmap(1).
     pub map_with_helpers: bool,
+    /// Whom the container's group on v2 is given to, as the host counts users.
+    pub group_owner: Option<u32>,
     /// Moved from the host's network namespace to the container's.
     pub net_devices: Vec<NetDevice>,
     pub prestart: Vec<Hook>,

@@ -126,6 +126,9 @@ fn outside(outside: &Outside) -> Vec<String> {
         let by = if outside.map_with_helpers { " by newuidmap and newgidmap" } else { "" };
         facts.push(format!("uids {} gids {}{by}", maps(&outside.uid_map), maps(&outside.gid_map)));
     }
+    if let Some(owner) = outside.group_owner {
+        facts.push(format!("cgroup given to user {owner}"));
+    }
     if outside.deny_setgroups {
         facts.push("setgroups deny".to_string());
     }

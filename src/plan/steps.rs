@@ -13,8 +13,8 @@ use super::namespaces::Place;
 use super::request::Request;
 use super::{
     Action, Enter, HookPoint, HookStreams, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When,
-    annotations, capabilities, cgroup, confinement, devices, hooks, mounts, namespaces, netdev, process,
-    resctrl, rlimits, rootfs, scheduling, sysctl,
+    annotations, capabilities, cgroup, cgroup_mounts, confinement, devices, hooks, mounts, namespaces,
+    netdev, process, resctrl, rlimits, rootfs, scheduling, sysctl,
 };
 
 /// The birth of a container.
@@ -46,6 +46,8 @@ fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) ->
     netdev::plan(request, steps)?;
     arrive(steps);
     namespaces::plan(request, steps)?;
+    let user = process.user().uid();
+    steps.outside.group_owner = cgroup_mounts::owner(request, user, &steps.outside.uid_map);
     if request.place(Namespace::User) != Place::Inherited {
         // Becoming another user takes the order back.
         steps.birth(Action::ParentDeath { signal: libc::SIGKILL });

@@ -24,6 +24,7 @@ use stats::Stats;
 mod device_bpf;
 mod group;
 pub mod oom;
+pub mod ownership;
 mod settings;
 pub mod stats;
 mod v1;
