@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::spawn::Child;
-use crate::container::state::HostMount;
 use crate::container::store::Room;
+use crate::host;
 use crate::host::cgroup::Cgroup;
 use crate::host::netdev::Moved;
 use crate::host::resctrl::Resctrl;
@@ -17,7 +17,7 @@ pub struct Attempt {
     pub room: Option<Room>,
     pub cgroup: Option<Box<dyn Cgroup>>,
     pub resctrl: Option<Resctrl>,
-    pub host_mount: Option<HostMount>,
+    pub host_mount: Option<PathBuf>,
     pub net_devices: Option<Moved>,
     pub pid_file: Option<PathBuf>,
     pub child: Option<Child>,
@@ -44,7 +44,7 @@ impl Attempt {
             note(std::fs::remove_file(path).with_context(|| format!("remove {path:?}")));
         }
         if let Some(mount) = &self.host_mount {
-            note(mount.remove());
+            note(host::unmount(mount));
         }
         if let Some(cgroup) = &self.cgroup {
             if self.child.is_some() {
