@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, skip, wait_for};
 use crate::call::{Output, eventually};
+use crate::cgroups::hierarchy;
 use crate::terminal::receive_file;
 
 /// `exec` with options before the id.
@@ -316,4 +317,17 @@ fn an_exec_process_runs_on_the_cpus_that_are_asked_for() {
     // It is about further processes, and not about the first.
     let init = fs::read_to_string(format!("/proc/{}/status", bundle.pid())).unwrap();
     assert!(!init.contains("Cpus_allowed_list:\t0\n"), "{init}");
+}
+
+#[test]
+fn the_cpus_on_which_an_exec_begins_need_not_be_the_containers() {
+    let mut bundle = bundle!();
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    if cpus < 2 || hierarchy("cpuset").is_none() {
+        skip!("needs two processors and cpusets");
+    }
+    bundle.set("/linux/resources/cpu/cpus", json!("0"));
+    bundle.set("/process/execCPUAffinity", json!({"initial": "1"}));
+    bundle.running();
+    assert_eq!(report_with(&bundle, &[])["affinity"], json!([0]));
 }

@@ -24,6 +24,7 @@ use crate::host::resctrl::{self, Resctrl};
 use crate::init::{self, Birthright, Gate};
 use crate::log::Log;
 use crate::plan::{GroupPlan, HookPoint, Plan};
+use crate::sys::process::set_affinity;
 use crate::sys::procfs::Procfs;
 use crate::{timing, wire};
 use converse::Conversation;
@@ -204,6 +205,9 @@ fn try_guest(
     let slots = Slots::open(plan)?;
     // Looked at with the handle in hand: if init is alive now, the handle is init's and not a later process's.
     ensure!(state.init()?.is_some(), "the container has stopped");
+    if let Some(mask) = &plan.outside.affinity {
+        set_affinity(mask).context("run on the CPUs of process.execCPUAffinity.initial")?;
+    }
     let (child, conversation) = deliver(plan, slots, cgroup, None, contact.console)?;
     let child = &*attempt.child.insert(child);
     if let Some(group) = &state.resctrl {

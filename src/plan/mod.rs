@@ -110,6 +110,8 @@ pub struct Outside {
     pub create_runtime: Vec<Hook>,
     pub poststart: Vec<Hook>,
     pub poststop: Vec<Hook>,
+    /// The CPUs that we run on ourselves while we make a guest, which its group may exclude; bit n is CPU n.
+    pub affinity: Option<Vec<u8>>,
     /// The terminal's first size, and whether there is one.
     pub terminal: Option<Terminal>,
 }

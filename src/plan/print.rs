@@ -147,6 +147,9 @@ fn outside(outside: &Outside) -> Vec<String> {
     for (point, hooks) in hooks {
         facts.extend(hooks.iter().map(|hook| format!("{point} hook {}", show(&hook.path))));
     }
+    if let Some(mask) = &outside.affinity {
+        facts.push(format!("run on the CPUs {mask:x?} meanwhile"));
+    }
     if let Some(size) = outside.terminal {
         facts.push(format!("terminal {}x{}", size.columns, size.rows));
     }

@@ -84,7 +84,7 @@ fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) ->
 fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &mut Steps) -> Result<()> {
     let affinity = process.exec_cpu_affinity().as_ref();
     if let Some(cpus) = affinity.and_then(|affinity| affinity.initial().as_deref()) {
-        steps.every(scheduling::affinity(cpus).context("process.execCPUAffinity.initial")?);
+        steps.outside.affinity = Some(scheduling::mask(cpus).context("process.execCPUAffinity.initial")?);
     }
     steps.outside.oom_score_adj = oom_score(process)?;
     arrive(steps);
@@ -99,7 +99,8 @@ fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &m
     settle(request, process, steps)?;
     process::plan_terminal(request, process, steps)?;
     if let Some(cpus) = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {
-        steps.every(scheduling::affinity(cpus).context("process.execCPUAffinity.final")?);
+        let mask = scheduling::mask(cpus).context("process.execCPUAffinity.final")?;
+        steps.every(Action::Affinity { mask });
     }
     become_process(request, process, steps)
 }
