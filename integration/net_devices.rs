@@ -165,7 +165,11 @@ fn holder() -> (Bundle, Value) {
     holder.running();
     let pid = holder.pid();
     for name in ["taken", "ct0"] {
-        must(&format!("link add {name} netns {pid} type veth peer name for-{name}"));
+        let add = ["ip", "link", "add", name, "type", "veth", "peer", "name"];
+        let mut there = Command::new("nsenter");
+        there.args(["-t", &pid.to_string(), "--net"]).args(add).arg(format!("for-{name}"));
+        let added = there.status().expect("run nsenter");
+        assert!(added.success(), "add {name}");
     }
     (holder, json!({"type": "network", "path": format!("/proc/{pid}/ns/net")}))
 }

@@ -13,10 +13,10 @@ use super::seccomp::{Filter, Wishes};
 use super::steps::Steps;
 use super::{Action, annotations, seccomp};
 
-/// Files below `/proc/thread-self` that take a label (apparmor(7), selinux(8)).
-pub const APPARMOR_EXEC: &CStr = c"attr/apparmor/exec";
-pub const SELINUX_EXEC: &CStr = c"attr/exec";
-pub const SELINUX_KEYS: &CStr = c"attr/keycreate";
+/// Files of procfs that take a label (apparmor(7), selinux(8)).
+pub const APPARMOR_EXEC: &CStr = c"thread-self/attr/apparmor/exec";
+pub const SELINUX_EXEC: &CStr = c"thread-self/attr/exec";
+pub const SELINUX_KEYS: &CStr = c"thread-self/attr/keycreate";
 
 /// personality(2)
 const DOMAINS: &[(LinuxPersonalityDomain, u64)] =
@@ -135,11 +135,14 @@ mod tests {
         let process = process(json!({"apparmorProfile": "web", "selinuxLabel": "u:r:t:s0"}));
         assert_eq!(
             intents(&given, |request, steps| plan_labels(request, &process, steps)).unwrap(),
-            ["write \"exec web\" to attr/apparmor/exec", "write u:r:t:s0 to attr/exec"]
+            [
+                "write \"exec web\" to thread-self/attr/apparmor/exec",
+                "write u:r:t:s0 to thread-self/attr/exec"
+            ]
         );
         assert_eq!(
             intents(&given, |request, steps| plan_keyring(request, &process, steps)).unwrap(),
-            ["write u:r:t:s0 to attr/keycreate", "join session keyring _ses.web"]
+            ["write u:r:t:s0 to thread-self/attr/keycreate", "join session keyring _ses.web"]
         );
     }
 

@@ -337,7 +337,7 @@ pub enum Action {
     Domainname {
         name: CString,
     },
-    /// Write `text` to `/proc/thread-self/FILE` (attr/exec and the like) through the host's verified procfs.
+    /// Write `text` to `/proc/FILE` (thread-self/attr/exec and the like) through the host's verified procfs.
     Label {
         file: CString,
         text: CString,
