@@ -18,9 +18,12 @@ use crate::sys::netlink::{Netlink, attributes, put_attribute};
 const LINK_HEADER: usize = 16;
 const ADDRESS_HEADER: usize = 8;
 
-/// What of an address is its author's wish, and not its state (linux/if_addr.h): homeaddress, nodad, managetempaddr,
-/// noprefixroute, mcautojoin, stable-privacy is not among them.
-const WISHES: u32 = 0x10 | 0x02 | 0x100 | 0x200 | 0x400;
+/// Flags of an address that are its author's wishes, and not its state (linux/if_addr.h).
+const WISHES: u32 =
+    libc::IFA_F_NODAD | libc::IFA_F_HOMEADDRESS | MANAGE_TEMPORARY | NO_PREFIX_ROUTE | JOIN_MULTICAST;
+const MANAGE_TEMPORARY: u32 = 0x100;
+const NO_PREFIX_ROUTE: u32 = 0x200;
+const JOIN_MULTICAST: u32 = 0x400;
 
 /// Attributes that make an address what it is; its label has the device's old name in it.
 const KEPT: &[u16] = &[libc::IFA_ADDRESS, libc::IFA_LOCAL, libc::IFA_BROADCAST, IFA_RT_PRIORITY];
@@ -222,7 +225,6 @@ mod tests {
 
     #[test]
     fn an_address_is_kept_that_is_permanent_and_global() {
-        const NO_PREFIX_ROUTE: u32 = 0x200;
         let kept = permanent_address(&message(7, libc::IFA_F_PERMANENT | NO_PREFIX_ROUTE, 0), 7).unwrap();
         assert_eq!((kept.family, kept.prefix_length), (libc::AF_INET as u8, 24));
         let told: Vec<_> = attributes(&kept.attributes).collect();
