@@ -1,6 +1,7 @@
 //! Cgroups: a group on every hierarchy, the view from inside, and its removal. What is limited in it is `limits.rs`.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -9,6 +10,7 @@ use crate::bundle::{Bundle, bundle, skip};
 use crate::call::{Call, eventually};
 use crate::faults::{has_strace, under_strace};
 use crate::mounts::mount_at;
+use crate::namespaces::map_users;
 use crate::traces::hierarchies;
 
 /// Whether this machine has nothing but the unified hierarchy.
@@ -281,5 +283,25 @@ fn a_frozen_container_is_paused_and_can_be_killed_and_deleted() {
             bundle.delete().ok();
         }
         bundle.assert_nothing_left("the end of a frozen container");
+    }
+}
+
+#[test]
+fn a_writable_group_on_v2_belongs_to_the_user_of_the_process() {
+    let mut bundle = bundle!();
+    map_users(&mut bundle);
+    let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+    mounts.last_mut().unwrap()["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
+    bundle.shell("mkdir /sys/fs/cgroup/below && sleep 60");
+    bundle.create().ok();
+    let group = hierarchy("pids").map(|pids| pids.join(&bundle.id));
+    let Some(group) = group else { skip!("no pids controller") };
+    let owner = |name: &str| fs::metadata(group.join(name)).unwrap().uid();
+    // A group of v1 must not be given away.
+    let expected = if unified() { 100_000 } else { 0 };
+    assert_eq!((owner("."), owner("cgroup.procs"), owner("pids.max")), (expected, expected, 0));
+    if unified() {
+        bundle.start().ok();
+        eventually("the container makes a group", || group.join("below").exists().then_some(()));
     }
 }

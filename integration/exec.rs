@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, skip, wait_for};
 use crate::call::{Output, eventually};
+use crate::cgroups::hierarchy;
 use crate::terminal::receive_file;
 
 /// `exec` with options before the id.
@@ -299,4 +300,34 @@ fn two_dashes_before_the_program_are_no_part_of_it() {
     let options = bundle.call(["exec", "--cwd", "/etc", &bundle.id, "--", "pwd"]).output().ok();
     assert_eq!(options.stdout(), "/etc\n");
     bundle.exec(&["--"]).refused(255, &["no program is named"]);
+}
+
+#[test]
+fn an_exec_process_runs_on_the_cpus_that_are_asked_for() {
+    let mut bundle = bundle!();
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    if cpus < 2 {
+        skip!("needs two processors");
+    }
+    bundle.set("/process/execCPUAffinity", json!({"initial": "1", "final": "0"}));
+    bundle.running();
+    assert_eq!(report_with(&bundle, &[])["affinity"], json!([0]));
+    let asked = json!({"cwd": "/", "args": ["/witness", "report"], "execCPUAffinity": {"final": "1"}});
+    assert_eq!(exec_process(&bundle, &asked).ok().json()["affinity"], json!([1]));
+    // It is about further processes, and not about the first.
+    let init = fs::read_to_string(format!("/proc/{}/status", bundle.pid())).unwrap();
+    assert!(!init.contains("Cpus_allowed_list:\t0\n"), "{init}");
+}
+
+#[test]
+fn the_cpus_on_which_an_exec_begins_need_not_be_the_containers() {
+    let mut bundle = bundle!();
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    if cpus < 2 || hierarchy("cpuset").is_none() {
+        skip!("needs two processors and cpusets");
+    }
+    bundle.set("/linux/resources/cpu/cpus", json!("0"));
+    bundle.set("/process/execCPUAffinity", json!({"initial": "1"}));
+    bundle.running();
+    assert_eq!(report_with(&bundle, &[])["affinity"], json!([0]));
 }

@@ -159,14 +159,14 @@ fn under_a_late_filter_the_runtime_needs_no_more_than_the_program() {
     assert_eq!(output.code(), 7, "{output}");
 }
 
-struct Agent {
+pub struct Agent {
     process: Running,
-    socket: String,
+    pub socket: String,
 }
 
 impl Agent {
     /// An agent that answers every notification with an errno.
-    fn new(bundle: &Bundle, errno: i32) -> Agent {
+    pub fn new(bundle: &Bundle, errno: i32) -> Agent {
         let socket = bundle.scratch().join("agent").to_str().expect("a path").to_string();
         let call = Call::new("/usr/bin/python3", &bundle.scratch());
         let call = call.args(["-c", include_str!("agent.py"), &socket, &errno.to_string()]);
@@ -189,13 +189,13 @@ impl Drop for Agent {
     }
 }
 
-fn notifying(bundle: &mut Bundle, socket: &str) {
+pub fn notifying(bundle: &mut Bundle, socket: &str) {
     with_rule(bundle, json!({"action": "SCMP_ACT_NOTIFY"}));
     bundle.set("/linux/seccomp/listenerPath", json!(socket));
     bundle.set("/linux/seccomp/listenerMetadata", json!("blue"));
 }
 
-fn has_python() -> bool {
+pub fn has_python() -> bool {
     let python = Command::new("/usr/bin/python3").arg("--version").stdout(Stdio::null()).status();
     python.is_ok_and(|status| status.success())
 }

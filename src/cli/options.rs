@@ -290,11 +290,11 @@ pub struct Update {
     /// Processes and threads; -1 for no limit
     #[arg(long, value_name = "N", value_parser = number::<i64>)]
     pub pids_limit: Option<i64>,
-    /// Accepted for callers that pass it, and refused: no container has an intelRdt group
-    #[arg(long, value_name = "SCHEMA", hide = true)]
+    /// Share of the L3 caches, as L3:0=7f0;1=1f, for a container with linux.intelRdt
+    #[arg(long, value_name = "SCHEMA")]
     pub l3_cache_schema: Option<String>,
-    /// Accepted for callers that pass it, and refused: no container has an intelRdt group
-    #[arg(long, value_name = "SCHEMA", hide = true)]
+    /// Share of memory bandwidth, as MB:0=20;1=70, for a container with linux.intelRdt
+    #[arg(long, value_name = "SCHEMA")]
     pub mem_bw_schema: Option<String>,
     /// Name of the container
     #[arg(value_name = "CONTAINER-ID")]

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::Context;
 use crate::cli::{self, CgroupManager, GlobalOptions, Rootless};
@@ -16,7 +17,7 @@ use crate::plan::bundle::Bundle;
 use crate::plan::facts::Facts;
 use crate::plan::namespaces::Place;
 use crate::plan::request::{Cgroups, Console, Listen, Options};
-use crate::plan::{Namespace, Plan, steps};
+use crate::plan::{Namespace, Plan, annotations, steps};
 use crate::{time, timing};
 
 /// A container at its start gate. `terminal` is where a terminal's master goes when nobody else takes it.
@@ -39,6 +40,7 @@ pub fn give_birth(
         preserve_fds: options.preserve_fds,
         listen: listen_fds(),
         cgroups: cgroups(context.global),
+        seccomp_receiver: seccomp_receiver(),
         console: console.clone(),
     };
     let request = bundle.request(id, &facts, &options_of_plan);
@@ -51,7 +53,10 @@ pub fn give_birth(
     let state = state_of(&bundle, &plan, id, facts.euid, request.place(Namespace::Pid) == Place::New);
     let contact = Contact {
         pid_file: options.pid_file.clone(),
-        pidfd_socket: options.pidfd_socket.clone(),
+        pidfd_socket: match &options.pidfd_socket {
+            Some(path) => Some(path.clone()),
+            None => annotations::pidfd_receiver(&bundle.spec).context("config.json")?,
+        },
         console: match console {
             Console::Socket(path) => Some(sockets::connect_console(&path)?),
             Console::Foreground(_) | Console::None => terminal,
@@ -78,6 +83,7 @@ fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespac
         poststop: !plan.outside.poststop.is_empty(),
         init: None,
         cgroup: None,
+        resctrl: None,
         host_mount: plan.host_mount().map(|path| OsStr::from_bytes(path.to_bytes()).into()),
     }
 }
@@ -89,6 +95,11 @@ pub fn cgroups(global: &GlobalOptions) -> Cgroups {
         Some(CgroupManager::Systemd) => Cgroups::Systemd,
         Some(CgroupManager::Disabled) => Cgroups::Disabled,
     }
+}
+
+/// crun's variable for a seccomp agent of the host's.
+pub fn seccomp_receiver() -> Option<PathBuf> {
+    std::env::var_os("RUN_OCI_SECCOMP_RECEIVER").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// Sockets that a service manager hands to us for the container (sd_listen_fds(3)). `LISTEN_PID` names us at most:

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::{Pid, geteuid};
 use oci_spec::runtime::Process;
 
-use super::{Context, tell_times};
+use super::{Context, birth, tell_times};
 use crate::cli::{self, SubCgroup};
 use crate::container::state::State;
 use crate::container::{Status, check_id, read_config};
@@ -100,6 +100,7 @@ fn plan(
         preserve_fds: options.preserve_fds,
         console: console.clone(),
         cgroups: cgroups(state),
+        seccomp_receiver: birth::seccomp_receiver(),
         ..Options::default()
     };
     let request = Request {

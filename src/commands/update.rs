@@ -10,18 +10,12 @@ use super::Context;
 use crate::cli;
 use crate::container::{CONFIG, Container, Status};
 use crate::host::cgroup::Cgroup;
+use crate::host::resctrl::Resctrl;
 use crate::plan::cgroup::CgroupLayout;
 use crate::plan::limits::{self, Setting};
-use crate::plan::{bundle, update as limits_over};
+use crate::plan::{bundle, resctrl, update as limits_over};
 
 pub fn update(context: &Context<'_>, options: &cli::Update) -> Result<()> {
-    for (option, value) in
-        [("--l3-cache-schema", &options.l3_cache_schema), ("--mem-bw-schema", &options.mem_bw_schema)]
-    {
-        if value.is_some() {
-            bail!("{option}: the container has no intelRdt");
-        }
-    }
     let mut asked = match &options.resources {
         Some(path) => read_resources(path).with_context(|| format!("--resources {}", path.display()))?,
         None => json!({}),
@@ -36,11 +30,48 @@ pub fn update(context: &Context<'_>, options: &cli::Update) -> Result<()> {
     let before = container.config()?;
     let mut config: Value = serde_json::from_slice(&before).context("config.json")?;
     limits_over::merge(&mut config["linux"]["resources"], asked);
+    let classes = classes(&container, options, &mut config)?;
     let after = serde_json::to_vec(&config).context("write config.json")?;
     let layout = location.layout();
     let settings = limits_over::changed(&settings(&before, &layout)?, settings(&after, &layout)?);
     let cgroup = container.state.cgroup()?.context("the container has no cgroup to limit")?;
-    change(&*cgroup, &settings, || container.room.write(CONFIG, &after))
+    change(&*cgroup, &settings, || {
+        let remember = || container.room.write(CONFIG, &after);
+        match &classes {
+            Some((group, lines)) => change_classes(group, lines, remember),
+            None => remember(),
+        }
+    })
+}
+
+/// The resource control group with its new lines, which become part of the configuration.
+fn classes<'a>(
+    container: &'a Container,
+    options: &cli::Update,
+    config: &mut Value,
+) -> Result<Option<(&'a Resctrl, Vec<String>)>> {
+    let options =
+        [("--l3-cache-schema", &options.l3_cache_schema), ("--mem-bw-schema", &options.mem_bw_schema)];
+    let Some((first, _)) = options.iter().find(|(_, value)| value.is_some()) else { return Ok(None) };
+    let group = container.state.resctrl.as_ref();
+    let group = group.with_context(|| format!("{first}: the container has no intelRdt"))?;
+    let [(_, cache), (_, bandwidth)] = options;
+    let asked = &mut config["linux"]["intelRdt"];
+    limits_over::overlay(asked, json!({"l3CacheSchema": cache, "memBwSchema": bandwidth}));
+    let asked = serde_json::from_value(asked.take()).context("config.json: linux.intelRdt")?;
+    let lines = resctrl::class_lines(&asked)?;
+    config["linux"]["intelRdt"] = serde_json::to_value(asked).context("write config.json")?;
+    Ok(Some((group, lines)))
+}
+
+fn change_classes(group: &Resctrl, lines: &[String], remember: impl FnOnce() -> Result<()>) -> Result<()> {
+    let present = group.schemata()?;
+    group.write_schemata(lines)?;
+    remember().inspect_err(|_| {
+        let lines: Vec<String> = present.lines().map(|line| line.trim().to_string()).collect();
+        // The first error is the one to report.
+        let _ = group.write_schemata(&lines);
+    })
 }
 
 /// Write what has changed and remember it; where either goes wrong, put back what was there.

@@ -199,6 +199,9 @@ impl Container {
         if let Some(cgroup) = self.state.cgroup()? {
             cgroup.remove()?;
         }
+        if let Some(resctrl) = &self.state.resctrl {
+            resctrl.remove()?;
+        }
         self.room.remove()
     }
 }

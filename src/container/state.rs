@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::host::resctrl::Resctrl;
 use crate::plan::cgroup::Location;
 use crate::sys;
 
@@ -39,6 +40,8 @@ pub struct State {
     /// `None` until there is an init: the record of an intent.
     pub init: Option<Process>,
     pub cgroup: Option<Location>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<Resctrl>,
     /// Where init mounts the root for everybody to see, of a container that has no mount namespace of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_mount: Option<PathBuf>,

@@ -3,11 +3,13 @@
 //! Runs outside. A hook's environment is what the configuration says, or the runtime's own where it says nothing, and
 //! never the container's (CVE-2025-23266).
 
-use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
 use crate::plan::{Hook, HookPoint};
 use crate::sys::process::Ended;
@@ -23,7 +25,9 @@ pub fn run(point: HookPoint, hooks: &[Hook], state: &[u8]) -> Result<()> {
 }
 
 fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
-    let output = program::memory_file().context("make a file in memory")?;
+    let said = program::memory_file().context("make a file in memory")?;
+    let opened = |path: &Option<CString>| path.as_deref().map(open_output).transpose();
+    let (stdout, stderr) = (opened(&hook.stdout)?, opened(&hook.stderr)?);
     let inherited;
     let environment = match &hook.environment {
         Some(environment) => environment,
@@ -37,16 +41,24 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
         arguments: &hook.arguments,
         environment,
         input: &[state],
-        output: Some(output.as_fd()),
+        stdout: Some(stdout.as_ref().unwrap_or(&said).as_fd()),
+        stderr: Some(stderr.as_ref().unwrap_or(&said).as_fd()),
         timeout_ms: hook.timeout_ms,
     })
     .context("run it")?;
     match outcome {
         Outcome::Ended(Ended::Exited(0)) => Ok(()),
         Outcome::NotStarted(errno) => bail!("cannot be executed: {}", errno.desc()),
-        Outcome::TimedOut => bail!("took longer than its timeout{}", saying(&program::last_words(&output))),
-        Outcome::Ended(ended) => bail!("{ended}{}", saying(&program::last_words(&output))),
+        Outcome::TimedOut => bail!("took longer than its timeout{}", saying(&program::last_words(&said))),
+        Outcome::Ended(ended) => bail!("{ended}{}", saying(&program::last_words(&said))),
     }
+}
+
+/// A file that what hooks print is added to.
+pub fn open_output(path: &CStr) -> Result<OwnedFd> {
+    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    open(path, flags, mode).with_context(|| format!("open {path:?}, for what hooks print"))
 }
 
 /// What a hook printed last, on one line, to end a sentence with.

@@ -63,7 +63,8 @@ fn run_helper(name: &str, pid: i32, map: &[IdMapping], file: &str) -> Result<()>
         arguments: &arguments.context("an argument with a NUL byte")?,
         environment: &[],
         input: &[],
-        output: Some(words.as_fd()),
+        stdout: Some(words.as_fd()),
+        stderr: Some(words.as_fd()),
         timeout_ms: None,
     })
     .with_context(|| format!("run {name}"))?;

@@ -1,10 +1,12 @@
-//! The parent's hands: control groups, id maps, hooks. Runs outside.
+//! The parent's hands: control groups, id maps, hooks, network devices. Runs outside.
 
 pub mod bus;
 pub mod cgroup;
 pub mod hooks;
 pub mod idmap;
+pub mod netdev;
 pub mod oom;
+pub mod resctrl;
 pub mod systemd;
 
 use std::path::Path;

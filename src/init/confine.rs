@@ -24,3 +24,20 @@ impl Init<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::plan::confinement::{SELINUX_EXEC, SELINUX_KEYS};
+    use crate::sys::procfs::Procfs;
+
+    #[test]
+    fn a_label_is_written_to_a_file_that_there_is() {
+        let procfs = Procfs::open().unwrap();
+        // A kernel without security modules has no such directory.
+        if procfs.own_file(c"self/attr", libc::O_PATH).is_ok() {
+            for file in [SELINUX_EXEC, SELINUX_KEYS] {
+                procfs.own_file(file, libc::O_PATH).unwrap();
+            }
+        }
+    }
+}

@@ -3,23 +3,28 @@
 use std::os::fd::AsFd;
 
 use super::{Failure, Init, Outcome};
-use crate::plan::{Hook, HookState};
+use crate::plan::{Hook, HookState, HookStreams, Slot};
 use crate::sys::process::Ended;
 use crate::sys::program::{self, Program};
 use crate::wire::{HookEnd, Note};
 
 impl Init<'_> {
-    pub fn hooks(&self, hooks: &[Hook], state: &HookState) -> Outcome {
+    pub fn hooks(&mut self, hooks: &[Hook], state: &HookState, streams: HookStreams) -> Outcome {
         let mut digits = [0; 10];
         let pid = decimal(nix::unistd::getpid().as_raw() as u32, &mut digits);
         for (number, hook) in hooks.iter().enumerate() {
-            let output = program::memory_file()?;
+            let said = program::memory_file()?;
+            let stream = |slot: Option<Slot>| match slot {
+                Some(slot) => self.slot(slot),
+                None => Ok(said.as_fd()),
+            };
             let outcome = program::run(&Program {
                 path: &hook.path,
                 arguments: &hook.arguments,
                 environment: hook.environment.as_deref().unwrap_or(&[]),
                 input: &[&state.before_pid, pid, &state.after_pid],
-                output: Some(output.as_fd()),
+                stdout: Some(stream(streams.stdout)?),
+                stderr: Some(stream(streams.stderr)?),
                 timeout_ms: hook.timeout_ms,
             })?;
             let how = match outcome {
@@ -28,7 +33,11 @@ impl Init<'_> {
                 program::Outcome::TimedOut => HookEnd::TimedOut,
                 program::Outcome::NotStarted(errno) => HookEnd::NotStarted(errno),
             };
-            return Err(Failure::Hook(number as u32, how, Note::new(&program::last_words(&output))));
+            return Err(Failure::Hook(number as u32, how, Note::new(&program::last_words(&said))));
+        }
+        if self.started {
+            // The last of them: nothing of the host's is open when the program begins.
+            self.given.slots.clear();
         }
         Ok(())
     }

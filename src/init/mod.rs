@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-use crate::plan::{Action, Moment, Slot, Step};
+use crate::plan::{Action, HookStreams, Moment, Slot, Step};
 use crate::sys::fd::{close_all_but, close_on_exec_from, write_once};
 use crate::sys::process::{Image, exit_now, restore_signals};
 use crate::sys::procfs::Procfs;
@@ -149,7 +149,7 @@ impl<'a> Init<'a> {
             Action::Symlink { inside, to, replace } => self.symlink(inside, to, *replace),
             Action::Terminal { size, owner, console } => self.terminal(*size, *owner, *console),
             Action::ReopenNull => self.reopen_null(),
-            Action::Hooks { hooks, state, .. } => self.hooks(hooks, state),
+            Action::Hooks { hooks, state, streams, .. } => self.hooks(hooks, state, *streams),
             Action::Sysctl { path, value } => self.sysctl(path, value),
             Action::ReadOnlyPath { inside } => self.read_only_path(inside),
             Action::Mask { inside } => self.mask(inside),
@@ -174,7 +174,7 @@ impl<'a> Init<'a> {
             Action::MemoryPolicy { mode, nodes } => Ok(crate::sys::process::set_memory_policy(*mode, nodes)?),
             Action::Affinity { mask } => Ok(crate::sys::process::set_affinity(mask)?),
             Action::NoNewPrivileges => Ok(crate::sys::process::set_no_new_privileges()?),
-            Action::CloseDescriptors { from } => self.close_descriptors(*from),
+            Action::CloseDescriptors { from, keep } => self.close_descriptors(*from, *keep),
             Action::Seccomp { filter, .. } => self.seccomp(number, filter),
             Action::SetUser { uid, gid, groups } => process::set_user(*uid, *gid, groups.as_deref()),
             Action::Umask { mask } => process::umask(*mask),
@@ -245,8 +245,13 @@ impl<'a> Init<'a> {
     /// CVE-2024-21626: a directory of the host that is still open is a way out, for the working directory and for the
     /// program's path alike, so closing it on execve(2) would be too late. Only the conversation and the gate end then,
     /// which is what their other ends wait for.
-    fn close_descriptors(&mut self, from: u32) -> Outcome {
-        self.given.slots.clear();
+    fn close_descriptors(&mut self, from: u32, keep: HookStreams) -> Outcome {
+        for (number, slot) in self.given.slots.iter_mut().enumerate() {
+            let number = Some(Slot(number));
+            if number != keep.stdout && number != keep.stderr {
+                *slot = None;
+            }
+        }
         self.given.console = None;
         self.given.procfs = None;
         self.mask = rootfs::Mask::default();

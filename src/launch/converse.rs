@@ -2,7 +2,7 @@
 //!
 //! Runs outside, between the clone and the child's own program.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
@@ -11,8 +11,9 @@ use nix::errno::Errno;
 use super::sockets;
 use super::spawn::Child;
 use crate::container::state::State;
+use crate::host::netdev::{self, Moved};
 use crate::host::{hooks, idmap, oom};
-use crate::plan::{Action, Hook, HookPoint, Moment, Outside, Plan, Step};
+use crate::plan::{Action, Hook, HookPoint, Moment, Outside, Plan, Step, confinement};
 use crate::sys::process::{Ended, Whom, wait};
 use crate::timing;
 use crate::wire::{self, HookEnd, Note, Report};
@@ -25,8 +26,8 @@ pub struct Conversation<'a> {
 }
 
 impl Conversation<'_> {
-    /// Serve the child until nothing but its start is left.
-    pub fn until_ready(&self) -> Result<()> {
+    /// Serve the child until nothing but its start is left. Network devices that it was given are in `moved`.
+    pub fn until_ready(&self, moved: &mut Option<Moved>) -> Result<()> {
         let Outside { oom_score_adj, oom_score_by_birth, .. } = self.plan.outside;
         if let Some(score) = oom_score_adj.filter(|_| !oom_score_by_birth) {
             oom::set_score(self.child.pid, score)?;
@@ -36,7 +37,7 @@ impl Conversation<'_> {
                 Some(Report::Reached { step }) => match self.moment(step)? {
                     // It was, before anybody listened.
                     Moment::Placed => {}
-                    Moment::Entered => idmap::write(self.child.pid, &self.plan.outside)?,
+                    Moment::Entered => self.equip(moved)?,
                     Moment::Assembled => self.run_hooks()?,
                     Moment::Ready => return Ok(()),
                 },
@@ -45,6 +46,16 @@ impl Conversation<'_> {
                 None => return Err(self.obituary()),
             }
             self.let_go()?;
+        }
+    }
+
+    /// The child is in its namespaces: what they need from outside.
+    fn equip(&self, moved: &mut Option<Moved>) -> Result<()> {
+        let outside = &self.plan.outside;
+        idmap::write(self.child.pid, outside)?;
+        match outside.net_devices.as_slice() {
+            [] => Ok(()),
+            devices => netdev::give(self.child.pidfd.as_fd(), self.child.pid, devices, moved),
         }
     }
 
@@ -140,12 +151,33 @@ pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
             };
             anyhow!("config.json: {place}: open {source:?}: {}{hint}", errno.desc())
         }
+        Action::Label { file, text } => label_refused(file, text, errno)
+            .unwrap_or_else(|| anyhow!("{}: {}", action.intent(), errno.desc())),
         _ if note.as_bytes().is_empty() => anyhow!("{}: {}", action.intent(), errno.desc()),
         _ => {
             let note = String::from_utf8_lossy(note.as_bytes());
             anyhow!("{}: {} ({})", action.intent(), errno.desc(), note.trim())
         }
     }
+}
+
+/// What the kernel's answer to a label means, where it says nothing by itself.
+fn label_refused(file: &CStr, text: &CStr, errno: Errno) -> Option<Error> {
+    let text = text.to_string_lossy();
+    let profile = text.strip_prefix("exec ").unwrap_or(&text);
+    let apparmor = file == confinement::APPARMOR_EXEC;
+    Some(match errno {
+        Errno::ENOENT if apparmor => {
+            anyhow!("process.apparmorProfile: no profile {profile:?} is loaded (apparmor_parser loads one)")
+        }
+        Errno::EACCES | Errno::EPERM if apparmor => {
+            anyhow!("process.apparmorProfile: the kernel does not let this process change to {profile:?}")
+        }
+        Errno::EINVAL if !apparmor => {
+            anyhow!("process.selinuxLabel: {text:?} is no label of the policy that is loaded")
+        }
+        _ => return None,
+    })
 }
 
 /// `note` is the candidate that came nearest; in `PATH` there may be none.

@@ -21,10 +21,12 @@ use crate::container::{CONFIG, gate};
 use crate::host::cgroup::{self, Cgroup};
 use crate::host::hooks;
 use crate::host::oom::Lent;
+use crate::host::resctrl::{self, Resctrl};
 use crate::init::{self, Birthright, Gate};
 use crate::log::Log;
 use crate::plan::cgroup::Location;
 use crate::plan::{GroupPlan, HookPoint, Plan};
+use crate::sys::process::set_affinity;
 use crate::sys::procfs::Procfs;
 use crate::{timing, wire};
 use converse::Conversation;
@@ -103,12 +105,18 @@ fn try_birth(
         let made = attempt.cgroup.insert(cgroup::open(&group.layout, &group.path)?);
         state.cgroup = Some(made.location());
     }
+    if let Some(group) = &plan.resctrl {
+        state.resctrl = Some(Resctrl::survey(&resctrl::mount_point()?, group)?);
+    }
     // From here on a later `delete --force` knows what to look for, whatever becomes of us.
     write_state(room, &state)?;
     if let Some(group) = group {
         make_group(group, &mut attempt.cgroup)?;
         // A parent that somebody made meanwhile is not ours to remove.
         state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
+    }
+    if let (Some(group), Some(made)) = (&plan.resctrl, &state.resctrl) {
+        attempt.resctrl.insert(made.clone()).make(group)?;
     }
     timing::done("write the intent, make the cgroups");
     if let Some(place) = &state.host_mount {
@@ -135,12 +143,18 @@ fn try_birth(
     if let (Some(made), Some(group)) = (&attempt.cgroup, &plan.cgroup) {
         made.set_limits(&group.limits.settings).context("config.json")?;
     }
+    if let Some(group) = &state.resctrl {
+        group.admit(child.pid)?;
+    }
     timing::done("set the limits");
     let conversation = Conversation { plan, child, state: &state, socket: conversation };
-    conversation.until_ready()?;
+    conversation.until_ready(&mut attempt.net_devices)?;
     timing::done("serve the child");
     let socket = conversation.socket;
 
+    if let (Some(group), Some(made)) = (&plan.resctrl, &mut state.resctrl) {
+        made.settle(group);
+    }
     state.init = Some(Process::of(child.pid)?);
     write_state(room, &state)?;
     announce(child, contact.pid_file, contact.pidfd_socket.as_deref(), &mut attempt.pid_file)?;
@@ -225,13 +239,19 @@ fn try_guest(
         Whereto::Group(group) => Some(group),
         Whereto::Nowhere | Whereto::Unit(_) => None,
     };
+    if let Some(mask) = &plan.outside.affinity {
+        set_affinity(mask).context("run on the CPUs of process.execCPUAffinity.initial")?;
+    }
     let (child, conversation) = deliver(plan, slots, group, None, contact.console)?;
     let child = &*attempt.child.insert(child);
     if let Whereto::Unit(location) = whereto {
         cgroup::scope::attach(location, child.pid)?;
     }
+    if let Some(group) = &state.resctrl {
+        group.admit(child.pid)?;
+    }
     let conversation = Conversation { plan, child, state, socket: conversation };
-    conversation.until_ready()?;
+    conversation.until_ready(&mut attempt.net_devices)?;
     timing::done("serve the child");
     announce(child, contact.pid_file, contact.pidfd_socket.as_deref(), &mut attempt.pid_file)?;
     conversation.let_go()?;

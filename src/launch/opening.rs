@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
-use crate::host::idmap;
+use crate::host::{hooks, idmap};
 use crate::plan::{IdMap, Namespace, Open, Plan, Slot};
 use crate::sys;
 use crate::sys::fd::current_directory;
@@ -32,6 +32,7 @@ impl Slots {
                 Open::Pidfd { pid } => {
                     sys::process::open_pidfd(*pid).with_context(|| format!("open process {pid}"))?
                 }
+                Open::HookOutput { path } => hooks::open_output(path)?,
             };
             slots.0[slot.0] = Some(fd);
         }

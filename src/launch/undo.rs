@@ -8,13 +8,17 @@ use super::spawn::Child;
 use crate::container::store::Room;
 use crate::host;
 use crate::host::cgroup::Cgroup;
+use crate::host::netdev::Moved;
+use crate::host::resctrl::Resctrl;
 
 /// The things that must not outlive a failure. A guest has none but its child.
 #[derive(Default)]
 pub struct Attempt {
     pub room: Option<Room>,
     pub cgroup: Option<Box<dyn Cgroup>>,
+    pub resctrl: Option<Resctrl>,
     pub host_mount: Option<PathBuf>,
+    pub net_devices: Option<Moved>,
     pub pid_file: Option<PathBuf>,
     pub child: Option<Child>,
 }
@@ -32,6 +36,10 @@ impl Attempt {
         if let Some(child) = &self.child {
             note(child.end());
         }
+        if let Some(devices) = &self.net_devices {
+            // What was moved is the host's, and would end with the namespace that it is in.
+            note(devices.take_back());
+        }
         if let Some(path) = &self.pid_file {
             note(std::fs::remove_file(path).with_context(|| format!("remove {path:?}")));
         }
@@ -44,6 +52,9 @@ impl Attempt {
                 note(cgroup.kill());
             }
             note(cgroup.remove());
+        }
+        if let Some(resctrl) = &self.resctrl {
+            note(resctrl.remove());
         }
         if let Some(room) = self.room {
             note(room.remove());

@@ -64,25 +64,30 @@ impl Bundle {
         }
     }
 
-    /// In a joined network namespace that is the host's own, a sysctl would change the host.
+    /// In a joined network namespace that is the host's own, a sysctl would change the host, and no device can be
+    /// moved there from the host.
     fn check_network(&self) -> Result<()> {
         let Some(linux) = self.spec.linux() else { return Ok(()) };
         let sysctls = linux.sysctl().iter().flatten();
-        let Some((key, _)) = sysctls.into_iter().find(|(key, _)| sysctl::path(key).starts_with("net/"))
-        else {
+        let sysctl = sysctls.into_iter().find(|(key, _)| sysctl::path(key).starts_with("net/"));
+        let moves = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
+        if sysctl.is_none() && !moves {
             return Ok(());
-        };
+        }
         let mut namespaces = linux.namespaces().iter().flatten();
         let network = namespaces.find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
         let Some(path) = network.and_then(|network| network.path().as_ref()) else { return Ok(()) };
         let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
         let host = identity(Path::new("/proc/self/ns/net"));
         let joined = identity(path);
-        ensure!(
-            joined.is_none() || joined != host,
-            "linux.sysctl: {key} would change the host, whose network namespace the container joins"
-        );
-        Ok(())
+        if joined.is_none() || joined != host {
+            return Ok(());
+        }
+        let joins = "whose network namespace the container joins";
+        match sysctl {
+            Some((key, _)) => bail!("linux.sysctl: {key} would change the host, {joins}"),
+            None => bail!("linux.netDevices: the devices are the host's, {joins}"),
+        }
     }
 }
 
@@ -92,6 +97,9 @@ pub fn parse(text: &[u8]) -> Result<(Spec, Vec<String>)> {
     let mut warnings = Vec::new();
     if let Some(members) = document.as_object_mut() {
         FOREIGN.iter().for_each(|name| drop(members.remove(*name)));
+    }
+    if let Some(group) = document.pointer_mut("/linux/intelRdt") {
+        settle_monitoring(group);
     }
     if let Some(process) = document.get_mut("process") {
         settle_process(process, "process", &mut warnings);
@@ -262,6 +270,14 @@ fn settle_process(process: &mut Value, path: &str, warnings: &mut Vec<String>) {
     }
 }
 
+/// Before specification 1.3 monitoring had two names, for two kinds of it.
+fn settle_monitoring(group: &mut Value) {
+    let asked = |name: &str| group.get(name) == Some(&Value::Bool(true));
+    if asked("enableCMT") || asked("enableMBM") {
+        group["enableMonitoring"] = Value::Bool(true);
+    }
+}
+
 /// Versions 1.x, and the drafts of 1.0.0 that were already compatible with it.
 fn check_version(version: &str) -> Result<()> {
     ensure!(!version.is_empty(), "ociVersion: missing");
@@ -396,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_own_network_namespace_takes_no_sysctl() {
+    fn the_hosts_own_network_namespace_takes_neither_sysctls_nor_devices() {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("rootfs")).unwrap();
         let read = |key: &str| {
@@ -409,5 +425,14 @@ mod tests {
         };
         assert!(format!("{:#}", read("net.ipv4.ip_forward").unwrap_err()).contains("would change the host"));
         read("kernel.msgmax").unwrap();
+        let config = serde_json::json!({"ociVersion": "1.0.0", "root": {"path": "rootfs"}, "linux": {
+            "namespaces": [{"type": "network", "path": "/proc/self/ns/net"}], "netDevices": {"eth0": {}},
+        }});
+        fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
+        let refused = Bundle::read(directory.path(), Path::new("config.json")).unwrap_err();
+        assert!(
+            format!("{refused:#}").contains("linux.netDevices: the devices are the host's"),
+            "{refused:#}"
+        );
     }
 }

@@ -2,15 +2,23 @@
 //!
 //! Runs outside. What a filter is made of is the business of `seccomp/`.
 
+use std::ffi::CStr;
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use oci_spec::runtime::{LinuxPersonalityDomain, Process};
 
 use super::facts::Authority;
 use super::filesystem::mount_label;
 use super::request::{Request, c_string};
-use super::seccomp::Filter;
+use super::seccomp::{Filter, Wishes};
 use super::steps::Steps;
-use super::{Action, seccomp};
+use super::{Action, annotations, seccomp};
+
+/// Files of procfs that take a label (apparmor(7), selinux(8)).
+pub const APPARMOR_EXEC: &CStr = c"thread-self/attr/apparmor/exec";
+pub const SELINUX_EXEC: &CStr = c"thread-self/attr/exec";
+pub const SELINUX_KEYS: &CStr = c"thread-self/attr/keycreate";
 
 /// personality(2)
 const DOMAINS: &[(LinuxPersonalityDomain, u64)] =
@@ -22,7 +30,7 @@ pub fn plan_keyring(request: &Request, process: &Process, steps: &mut Steps) -> 
         return Ok(());
     }
     if let Some(label) = selinux_label(request, process)? {
-        steps.every(Action::Label { file: c"attr/keycreate".into(), text: c_string(label)? });
+        steps.every(Action::Label { file: SELINUX_KEYS.into(), text: c_string(label)? });
     }
     steps.every(Action::SessionKeyring { name: c_string(format!("_ses.{}", request.id))? });
     Ok(())
@@ -41,10 +49,10 @@ pub fn plan_labels(request: &Request, process: &Process, steps: &mut Steps) -> R
             "process.apparmorProfile: {profile:?} is asked for, but AppArmor is not enabled here"
         );
         let text = c_string(format!("exec {profile}"))?;
-        steps.every(Action::Label { file: c"attr/apparmor/exec".into(), text });
+        steps.every(Action::Label { file: APPARMOR_EXEC.into(), text });
     }
     if let Some(label) = selinux_label(request, process)? {
-        steps.every(Action::Label { file: c"attr/exec".into(), text: c_string(label)? });
+        steps.every(Action::Label { file: SELINUX_EXEC.into(), text: c_string(label)? });
     }
     Ok(())
 }
@@ -83,10 +91,21 @@ pub fn filter(
     process: &Process,
     steps: &mut Steps,
 ) -> Result<Option<(Box<Filter>, bool)>> {
-    let Some(profile) = request.linux().and_then(|linux| linux.seccomp().as_ref()) else {
-        return Ok(None);
+    let profile = request.linux().and_then(|linux| linux.seccomp().as_ref());
+    let compiled = annotations::get(request.spec, annotations::SECCOMP_PROGRAM);
+    annotations::path(request.spec, annotations::SECCOMP_RECEIVER)?;
+    let receiver = annotations::get(request.spec, annotations::SECCOMP_RECEIVER).map(Path::new);
+    let wishes = Wishes {
+        kernel_flags: request.facts.filter_flags,
+        receiver: receiver.or(request.options.seccomp_receiver.as_deref()),
+        strict: annotations::is_set(request.spec, annotations::SECCOMP_STRICT),
     };
-    let filter = seccomp::plan(profile, request.facts.filter_flags)?;
+    let filter = match (compiled, profile) {
+        (Some(compiled), _) => seccomp::plan_raw(compiled, profile, &wishes)
+            .with_context(|| format!("annotations.{}", annotations::SECCOMP_PROGRAM))?,
+        (None, Some(profile)) => seccomp::plan(profile, &wishes)?,
+        (None, None) => return Ok(None),
+    };
     // It is fetched from the process, which nobody but root may look into.
     let fetched = filter.listener.is_none() || request.facts.authority != Authority::User;
     ensure!(fetched, "linux.seccomp.listenerPath: a user without root cannot have a listener");
@@ -122,11 +141,14 @@ mod tests {
         let process = process(json!({"apparmorProfile": "web", "selinuxLabel": "u:r:t:s0"}));
         assert_eq!(
             intents(&given, |request, steps| plan_labels(request, &process, steps)).unwrap(),
-            ["write \"exec web\" to attr/apparmor/exec", "write u:r:t:s0 to attr/exec"]
+            [
+                "write \"exec web\" to thread-self/attr/apparmor/exec",
+                "write u:r:t:s0 to thread-self/attr/exec"
+            ]
         );
         assert_eq!(
             intents(&given, |request, steps| plan_keyring(request, &process, steps)).unwrap(),
-            ["write u:r:t:s0 to attr/keycreate", "join session keyring _ses.web"]
+            ["write u:r:t:s0 to thread-self/attr/keycreate", "join session keyring _ses.web"]
         );
     }
 

@@ -7,13 +7,10 @@ use serde_json::{Value, json};
 
 use super::facts::Facts;
 use super::seccomp::{self, words};
-use super::{capabilities, filesystem, hooks, mount_options, namespaces, process, scheduling, systemd};
+use super::{annotations, capabilities, hooks, mount_options, namespaces, scheduling};
 
 /// The oldest specification whose configurations are taken.
 const OLDEST_SPECIFICATION: &str = "1.0.0";
-
-/// Annotations that change what a container may do: an engine should not take them from just anybody.
-const UNSAFE_ANNOTATIONS: &[&str] = &[process::KEEP_GROUPS, filesystem::CONTEXT_TYPE, systemd::PROPERTY];
 
 pub fn document(facts: &Facts) -> Value {
     let known = words::FLAGS;
@@ -37,16 +34,16 @@ pub fn document(facts: &Facts) -> Value {
             },
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
-            "intelRdt": {"enabled": false},
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "memoryPolicy": {
                 "modes": names(scheduling::MEMORY_MODES, |mode| mode.name),
                 "flags": names(scheduling::MEMORY_FLAGS, |(name, _)| name),
             },
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": false},
+            "netDevices": {"enabled": true},
         },
         "annotations": {"org.corten.version": env!("CARGO_PKG_VERSION")},
-        "potentiallyUnsafeConfigAnnotations": UNSAFE_ANNOTATIONS,
+        "potentiallyUnsafeConfigAnnotations": annotations::UNSAFE,
     })
 }
 

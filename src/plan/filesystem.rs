@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 
+use super::annotations::{self, CONTEXT_TYPE};
 use super::facts::Authority;
 use super::mount_options::{Data, LONGEST_VALUE, MountOptions};
 use super::request::{Request, c_string};
@@ -43,8 +44,6 @@ const FILLED_LATER: &[&str] = &["tmpfs"];
 /// Kinds that take no SELinux label from a mount option.
 const UNLABELLED: &[&str] = &["cgroup", "cgroup2", "mqueue", "proc", "sysfs"];
 
-/// crun's annotation for the option that carries `linux.mountLabel`.
-pub const CONTEXT_TYPE: &str = "run.oci.mount_context_type";
 const CONTEXT_TYPES: &[&str] = &["context", "fscontext", "defcontext", "rootcontext"];
 
 /// Ids that a filesystem is given must mean something in the container's user namespace.
@@ -175,8 +174,7 @@ fn check_id(data: &Data, maps: Maps, place: &str) -> Result<()> {
 /// `linux.mountLabel`, for kinds that take one, unless the options name one themselves.
 fn label(request: &Request, kind: &str, options: &MountOptions) -> Result<Option<Parameter>> {
     let Some(label) = mount_label(request).filter(|_| request.facts.selinux) else { return Ok(None) };
-    let annotations = request.spec.annotations().as_ref();
-    let name = annotations.and_then(|all| all.get(CONTEXT_TYPE)).map_or("context", String::as_str);
+    let name = annotations::get(request.spec, CONTEXT_TYPE).unwrap_or("context");
     ensure!(
         CONTEXT_TYPES.contains(&name),
         "annotations.{CONTEXT_TYPE}: {name:?} is none of {}",

@@ -3,6 +3,7 @@
 //! Runs outside. Owns the table of points, which `features` prints.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use super::request::{Request, c_path, c_string};
 use super::steps::Steps;
-use super::{Action, Hook, HookPoint, HookState};
+use super::{Action, Hook, HookPoint, HookState, HookStreams, Open, annotations};
 
 /// The specification that `state` speaks of.
 pub const SPECIFICATION: &str = "1.3.0";
@@ -79,13 +80,32 @@ pub fn plan_outside(request: &Request, steps: &mut Steps) -> Result<()> {
 /// The hooks that init runs at a point.
 pub fn plan_inside(request: &Request, point: HookPoint, steps: &mut Steps) -> Result<()> {
     let hooks = hooks(request, point)?;
-    if !hooks.is_empty() {
+    if !hooks.is_empty() && steps.is_birth() {
         let annotations = request.spec.annotations().iter().flatten();
         let sorted = annotations.map(|(name, value)| (name.clone(), value.clone())).collect();
         let state = state(request.id, request.bundle, &sorted, point.status());
-        steps.birth(Action::Hooks { point, hooks, state });
+        let streams = steps.hook_streams;
+        steps.birth(Action::Hooks { point, hooks, state, streams });
     }
     Ok(())
+}
+
+/// What hooks in the container print to, opened while the host's files are there.
+pub fn plan_streams(request: &Request, steps: &mut Steps) -> Result<()> {
+    let inside = [HookPoint::CreateContainer, HookPoint::StartContainer];
+    let listed = inside.map(|point| hooks(request, point)).into_iter().collect::<Result<Vec<_>>>()?;
+    let Some(hook) = listed.iter().flatten().next() else { return Ok(()) };
+    let mut open = |path: &Option<CString>| {
+        path.as_ref().map(|path| steps.open(Open::HookOutput { path: path.clone() }))
+    };
+    let streams = HookStreams { stdout: open(&hook.stdout), stderr: open(&hook.stderr) };
+    steps.hook_streams = streams;
+    Ok(())
+}
+
+pub fn are_listed(request: &Request, point: HookPoint) -> bool {
+    let hooks = request.spec.hooks().as_ref();
+    hooks.and_then(|hooks| (point.row().listed)(hooks).as_ref()).is_some_and(|listed| !listed.is_empty())
 }
 
 fn hooks(request: &Request, point: HookPoint) -> Result<Vec<Hook>> {
@@ -96,8 +116,15 @@ fn hooks(request: &Request, point: HookPoint) -> Result<Vec<Hook>> {
 pub fn of_point(spec: &Spec, point: HookPoint) -> Result<Vec<Hook>> {
     let row = point.row();
     let listed = spec.hooks().as_ref().and_then(|hooks| (row.listed)(hooks).as_deref());
+    let stdout = annotations::path(spec, annotations::HOOKS_STDOUT)?;
+    let stderr = annotations::path(spec, annotations::HOOKS_STDERR)?;
     let listed = listed.unwrap_or_default().iter().enumerate();
-    listed.map(|(index, hook)| parse(hook, &format!("hooks.{}[{index}]", row.name))).collect()
+    listed
+        .map(|(index, hook)| {
+            let hook = parse(hook, &format!("hooks.{}[{index}]", row.name))?;
+            Ok(Hook { stdout: stdout.clone(), stderr: stderr.clone(), ..hook })
+        })
+        .collect()
 }
 
 fn parse(hook: &oci_spec::runtime::Hook, path: &str) -> Result<Hook> {
@@ -116,7 +143,7 @@ fn parse(hook: &oci_spec::runtime::Hook, path: &str) -> Result<Hook> {
         }
     };
     let environment = hook.env().as_deref().map(strings).transpose()?;
-    Ok(Hook { path: program, arguments, environment, timeout_ms })
+    Ok(Hook { path: program, arguments, environment, timeout_ms, stdout: None, stderr: None })
 }
 
 /// A container's state as hooks read it, around the pid; the members stand in the order in which runc writes them,

@@ -11,8 +11,10 @@ use std::path::PathBuf;
 
 use cgroup::CgroupLayout;
 use limits::Limits;
+use resctrl::ResctrlPlan;
 use seccomp::Filter;
 
+pub mod annotations;
 pub mod bundle;
 pub mod capabilities;
 pub mod cgroup;
@@ -30,9 +32,11 @@ pub mod limits;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+pub mod netdev;
 pub mod print;
 pub mod process;
 pub mod request;
+pub mod resctrl;
 pub mod rlimits;
 pub mod rootfs;
 pub mod scheduling;
@@ -63,6 +67,8 @@ pub struct Plan {
     pub outside: Outside,
     /// Where the process belongs, and what is limited there; `None` for a guest (it goes where init is).
     pub cgroup: Option<GroupPlan>,
+    /// The resource control group, if one is asked for; a guest goes where the container is.
+    pub resctrl: Option<ResctrlPlan>,
     /// Known oddities that the specification says are not errors.
     pub warnings: Vec<String>,
 }
@@ -80,7 +86,7 @@ impl Plan {
     /// The first descriptor that closes when the process begins; those below are given to it on purpose.
     pub fn first_closed(&self) -> u32 {
         let from = |step: &Step| match step.action {
-            Action::CloseDescriptors { from } => Some(from),
+            Action::CloseDescriptors { from, .. } => Some(from),
             _ => None,
         };
         self.steps.iter().find_map(from).unwrap_or(3)
@@ -101,12 +107,24 @@ pub struct Outside {
     pub deny_setgroups: bool,
     /// The maps are written by newuidmap(1) and newgidmap(1).
     pub map_with_helpers: bool,
+    /// Moved from the host's network namespace to the container's.
+    pub net_devices: Vec<NetDevice>,
     pub prestart: Vec<Hook>,
     pub create_runtime: Vec<Hook>,
     pub poststart: Vec<Hook>,
     pub poststop: Vec<Hook>,
+    /// The CPUs that we run on ourselves while we make a guest, which its group may exclude; bit n is CPU n.
+    pub affinity: Option<Vec<u8>>,
     /// The terminal's first size, and whether there is one.
     pub terminal: Option<Terminal>,
+}
+
+/// A network device on its way into the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetDevice {
+    pub host: CString,
+    /// Its name in the container, with at most one `%d` that the kernel makes a number of.
+    pub inside: CString,
 }
 
 /// A control group to be made, and its limits.
@@ -150,6 +168,8 @@ pub enum Open {
     Namespace { kind: Namespace, path: CString },
     /// The process whose namespaces a guest joins.
     Pidfd { pid: i32 },
+    /// A file of the host's that what hooks print is added to.
+    HookOutput { path: CString },
 }
 
 /// The mappings of an idmapped mount (config.md, mounts: `uidMappings`, `gidMappings`).
@@ -288,6 +308,7 @@ pub enum Action {
         point: HookPoint,
         hooks: Vec<Hook>,
         state: HookState,
+        streams: HookStreams,
     },
     /// Write below `/proc/sys`, through the host's verified procfs.
     Sysctl {
@@ -327,7 +348,7 @@ pub enum Action {
     Domainname {
         name: CString,
     },
-    /// Write `text` to `/proc/thread-self/FILE` (attr/exec and the like) through the host's verified procfs.
+    /// Write `text` to `/proc/FILE` (thread-self/attr/exec and the like) through the host's verified procfs.
     Label {
         file: CString,
         text: CString,
@@ -352,9 +373,10 @@ pub enum Action {
         mask: Vec<u8>,
     },
     NoNewPrivileges,
-    /// Close every descriptor from `from` on, but those of the conversation and the gate.
+    /// Close every descriptor from `from` on, but those of the conversation, the gate and hooks to come.
     CloseDescriptors {
         from: u32,
+        keep: HookStreams,
     },
     /// Load the container's filter; `early` when there is no no_new_privileges and privileges are needed.
     Seccomp {
@@ -504,6 +526,16 @@ pub struct Hook {
     /// `None`: the runtime's own.
     pub environment: Option<Vec<CString>>,
     pub timeout_ms: Option<u64>,
+    /// Files of the host's that what it prints is added to; else its last words are for the error.
+    pub stdout: Option<CString>,
+    pub stderr: Option<CString>,
+}
+
+/// Where hooks that run in the container print to, when the configuration says where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HookStreams {
+    pub stdout: Option<Slot>,
+    pub stderr: Option<Slot>,
 }
 
 /// A container's state in JSON, around the pid (which only the process itself knows in its namespace).

@@ -147,7 +147,7 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
     }
     // The limits are in force then, too: without a share of real time no real-time scheduler can be set.
     let scheduled = request.spec.process().as_ref().is_some_and(|process| process.scheduler().is_some());
-    if user == Place::New || scheduled {
+    if user == Place::New || scheduled || !steps.outside.net_devices.is_empty() {
         steps.birth(Action::Report(Moment::Entered));
     }
     if user != Place::Inherited {

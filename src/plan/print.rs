@@ -9,6 +9,7 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::namespaces::KINDS;
+use super::resctrl::ResctrlPlan;
 use super::{
     Action, DeviceKind, IdMapping, Mount, MountWhat, Open, Outside, Parameter, Plan, Slot, Step, When,
     mount_options, rlimits,
@@ -41,6 +42,9 @@ pub fn text(plan: &Plan) -> String {
         for limit in group.limits.to_string().lines() {
             line(format_args!("        {limit}"));
         }
+    }
+    if let Some(resctrl) = &plan.resctrl {
+        line(format_args!("resctrl {}", resource_group(resctrl)));
     }
     for fact in outside(&plan.outside) {
         line(format_args!("outside {fact}"));
@@ -86,6 +90,7 @@ pub fn json(plan: &Plan) -> Value {
         "open": open.collect::<Vec<_>>(),
         "enter": entry(plan),
         "cgroup": cgroup,
+        "resctrl": plan.resctrl.as_ref().map(resource_group),
         "outside": outside(&plan.outside),
         "steps": steps.collect::<Vec<_>>(),
         "warnings": plan.warnings,
@@ -116,6 +121,7 @@ fn opening(open: &Open) -> String {
         }
         Open::Namespace { kind, path } => format!("{} namespace {}", kind.name(), show(path)),
         Open::Pidfd { pid } => format!("process {pid}"),
+        Open::HookOutput { path } => format!("file {}, for what hooks print", show(path)),
     }
 }
 
@@ -149,6 +155,12 @@ fn outside(outside: &Outside) -> Vec<String> {
     if outside.deny_setgroups {
         facts.push("setgroups deny".to_string());
     }
+    facts.extend(
+        outside
+            .net_devices
+            .iter()
+            .map(|device| format!("network device {} as {}", show(&device.host), show(&device.inside))),
+    );
     let hooks = [
         ("prestart", &outside.prestart),
         ("createRuntime", &outside.create_runtime),
@@ -158,10 +170,20 @@ fn outside(outside: &Outside) -> Vec<String> {
     for (point, hooks) in hooks {
         facts.extend(hooks.iter().map(|hook| format!("{point} hook {}", show(&hook.path))));
     }
+    if let Some(mask) = &outside.affinity {
+        facts.push(format!("run on the CPUs {mask:x?} meanwhile"));
+    }
     if let Some(size) = outside.terminal {
         facts.push(format!("terminal {}x{}", size.columns, size.rows));
     }
     facts
+}
+
+fn resource_group(plan: &ResctrlPlan) -> String {
+    let mut words = vec![format!("/{}", plan.group)];
+    words.extend(plan.schemata.iter().cloned());
+    words.extend(plan.monitor.iter().map(|name| format!("monitored as {name}")));
+    words.join("  ")
 }
 
 fn maps(mappings: &[IdMapping]) -> String {
@@ -230,7 +252,7 @@ impl Action {
             Action::MemoryPolicy { .. } => "set the memory policy".to_string(),
             Action::Affinity { .. } => "set the CPU affinity".to_string(),
             Action::NoNewPrivileges => "set no_new_privs".to_string(),
-            Action::CloseDescriptors { from } => format!("close descriptors from {from}"),
+            Action::CloseDescriptors { from, .. } => format!("close descriptors from {from}"),
             Action::Seccomp { .. } => "load the seccomp filter".to_string(),
             Action::SetUser { uid, gid, .. } => format!("set user {uid}:{gid}"),
             Action::Umask { mask } => format!("set umask {mask:04o}"),
@@ -335,6 +357,10 @@ fn detail(plan: &Plan, action: &Action) -> Option<String> {
         }
         Action::Hooks { hooks, .. } => {
             hooks.iter().map(|hook| show(&hook.path)).collect::<Vec<_>>().join(" ")
+        }
+        Action::CloseDescriptors { keep, .. } => {
+            let kept = [keep.stdout, keep.stderr].into_iter().flatten();
+            kept.map(|Slot(slot)| format!("but slot {slot}")).collect::<Vec<_>>().join(" ")
         }
         Action::MakeDirectory { mode, .. } => format!("{mode:04o}"),
         Action::Rlimit { soft, hard, .. } => {

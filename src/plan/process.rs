@@ -9,16 +9,13 @@ use oci_spec::runtime::Process;
 
 use super::request::{Console, Listen, Request, c_path, c_string};
 use super::steps::Steps;
-use super::{Action, IdMapping, Terminal, idmap, namespaces};
+use super::{Action, HookStreams, IdMapping, Terminal, annotations, idmap, namespaces};
 
 /// Where a program is looked for when the environment has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Umask of a process whose configuration has none, as in runc and crun.
 const DEFAULT_UMASK: u32 = 0o022;
-
-/// crun's annotation for a process that keeps the caller's supplementary groups.
-pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
 
 /// (uid_t) -1, which system calls take for "unchanged".
 const NOBODY_AT_ALL: u32 = u32::MAX;
@@ -81,7 +78,7 @@ pub fn plan_user(request: &Request, process: &Process, steps: &mut Steps) -> Res
         check_id(gids, *gid, &format!("process.user.additionalGids[{index}]"))?;
     }
     let denied = !request.facts.setgroups || maps.as_ref().is_some_and(|maps| maps.deny_setgroups);
-    let groups = if keeps_groups(request) {
+    let groups = if annotations::is_set(request.spec, annotations::KEEP_GROUPS) {
         None
     } else if denied {
         let why = "an unprivileged user namespace has no say over groups";
@@ -92,13 +89,6 @@ pub fn plan_user(request: &Request, process: &Process, steps: &mut Steps) -> Res
     };
     steps.every(Action::SetUser { uid: user.uid(), gid: user.gid(), groups });
     Ok(())
-}
-
-fn keeps_groups(request: &Request) -> bool {
-    let annotations = request.spec.annotations().as_ref();
-    annotations
-        .and_then(|annotations| annotations.get(KEEP_GROUPS))
-        .is_some_and(|value| value == "1" || value == "true")
 }
 
 fn check_id(map: Option<&[IdMapping]>, id: u32, path: &str) -> Result<()> {
@@ -190,12 +180,13 @@ fn passed_sockets(listen: &Listen) -> Vec<String> {
     variables
 }
 
-/// Everything that is not given to the process on purpose closes when it begins.
-pub fn plan_descriptors(request: &Request, steps: &mut Steps) {
+/// Everything that is not given to the process on purpose closes when it begins; what the last hooks print to, behind
+/// them.
+pub fn plan_descriptors(request: &Request, keep: HookStreams, steps: &mut Steps) {
     const STANDARD_STREAMS: u32 = 3;
     let listen = request.options.listen.as_ref().map_or(0, |listen| listen.fds);
     let given = listen.saturating_add(request.options.preserve_fds);
-    steps.every(Action::CloseDescriptors { from: given.saturating_add(STANDARD_STREAMS) });
+    steps.every(Action::CloseDescriptors { from: given.saturating_add(STANDARD_STREAMS), keep });
 }
 
 #[cfg(test)]
@@ -203,6 +194,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::plan::annotations::KEEP_GROUPS;
     use crate::plan::facts::Authority;
     use crate::plan::testing::Given;
 
@@ -310,10 +302,10 @@ mod tests {
         given.options.preserve_fds = 2;
         given.options.listen = Some(Listen { fds: 1, names: None });
         let action = last_action(|steps| {
-            plan_descriptors(&given.request(), steps);
+            plan_descriptors(&given.request(), HookStreams::default(), steps);
             Ok(())
         });
-        assert!(matches!(action.unwrap(), Action::CloseDescriptors { from: 6 }));
+        assert!(matches!(action.unwrap(), Action::CloseDescriptors { from: 6, .. }));
     }
 
     #[test]

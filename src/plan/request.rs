@@ -36,6 +36,8 @@ pub struct Options {
     /// `LISTEN_FDS` and `LISTEN_FDNAMES`, as systemd passes them (sd_listen_fds(3)).
     pub listen: Option<Listen>,
     pub console: Console,
+    /// Who answers a filter's notifications where the configuration names nobody (`$RUN_OCI_SECCOMP_RECEIVER`).
+    pub seccomp_receiver: Option<PathBuf>,
     pub cgroups: Cgroups,
 }
 

@@ -174,15 +174,15 @@ fn memory_policy(request: &Request, policy: &LinuxMemoryPolicy) -> Result<Action
     Ok(Action::MemoryPolicy { mode: value, nodes: words })
 }
 
-/// Run on the CPUs of this list from now on.
-pub fn affinity(list: &str) -> Result<Action> {
+/// The CPUs of a list as sched_setaffinity(2) takes them: bit n, lowest byte first, is CPU n.
+pub fn mask(list: &str) -> Result<Vec<u8>> {
     let cpus = units(list)?;
     let mut mask = vec![0_u8; cpus.iter().max().map_or(0, |last| last / 8 + 1)];
     for cpu in cpus {
         mask[cpu / 8] |= 1 << (cpu % 8);
     }
     ensure!(!mask.is_empty(), "must name a CPU");
-    Ok(Action::Affinity { mask })
+    Ok(mask)
 }
 
 /// The numbers of a list such as `0-3,7`.
@@ -273,10 +273,9 @@ mod tests {
 
     #[test]
     fn a_list_of_cpus_is_a_mask_of_bytes() {
-        let Action::Affinity { mask } = affinity("0-2, 9").unwrap() else { panic!() };
-        assert_eq!(mask, [0b111, 0b10]);
+        assert_eq!(mask("0-2, 9").unwrap(), [0b111, 0b10]);
         for wrong in ["", "a", "1-", "9-1", "99999"] {
-            affinity(wrong).unwrap_err();
+            mask(wrong).unwrap_err();
         }
     }
 }

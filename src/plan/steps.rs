@@ -5,15 +5,16 @@
 use std::ffi::CString;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use oci_spec::runtime::Process;
 
 use super::facts::Authority;
 use super::namespaces::Place;
 use super::request::{Cgroups, Request};
 use super::{
-    Action, Enter, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities,
-    cgroup, confinement, devices, hooks, mounts, namespaces, process, rlimits, rootfs, scheduling, sysctl,
+    Action, Enter, HookPoint, HookStreams, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When,
+    annotations, capabilities, cgroup, confinement, devices, hooks, mounts, namespaces, netdev, process,
+    resctrl, rlimits, rootfs, scheduling, sysctl,
 };
 
 /// The birth of a container.
@@ -22,8 +23,9 @@ pub fn birth(request: &Request) -> Result<Plan> {
     request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     let cgroup = cgroup::plan(request).context("config.json")?;
     let path = cgroup.as_ref().map(|group| group.path.as_path());
+    let resctrl = resctrl::plan(request).context("config.json")?;
     order_of_birth(request, path, &mut steps).context("config.json")?;
-    Ok(Plan { cgroup, ..steps.finish() })
+    Ok(Plan { cgroup, resctrl, ..steps.finish() })
 }
 
 /// One more process in the container whose first process is `init_pid`.
@@ -35,11 +37,13 @@ pub fn guest(request: &Request, process: &Process, init_pid: i32) -> Result<Plan
 }
 
 fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) -> Result<()> {
-    check_support(request)?;
+    annotations::check(request.spec)?;
     let process = request.spec.process().as_ref().context("process: missing")?;
     hooks::plan_outside(request, steps)?;
+    hooks::plan_streams(request, steps)?;
     plan_oom_score(request, process, steps)?;
 
+    netdev::plan(request, steps)?;
     arrive(request, steps);
     namespaces::plan(request, steps)?;
     if request.place(Namespace::User) != Place::Inherited {
@@ -78,7 +82,7 @@ fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) ->
 fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &mut Steps) -> Result<()> {
     let affinity = process.exec_cpu_affinity().as_ref();
     if let Some(cpus) = affinity.and_then(|affinity| affinity.initial().as_deref()) {
-        steps.every(scheduling::affinity(cpus).context("process.execCPUAffinity.initial")?);
+        steps.outside.affinity = Some(scheduling::mask(cpus).context("process.execCPUAffinity.initial")?);
     }
     plan_oom_score(request, process, steps)?;
     arrive(request, steps);
@@ -93,7 +97,8 @@ fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &m
     settle(request, process, steps)?;
     process::plan_terminal(request, process, steps)?;
     if let Some(cpus) = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_deref()) {
-        steps.every(scheduling::affinity(cpus).context("process.execCPUAffinity.final")?);
+        let mask = scheduling::mask(cpus).context("process.execCPUAffinity.final")?;
+        steps.every(Action::Affinity { mask });
     }
     become_process(request, process, steps)
 }
@@ -131,7 +136,13 @@ fn become_process(request: &Request, process: &Process, steps: &mut Steps) -> Re
     scheduling::plan(request, process, steps)?;
     confinement::plan_personality(request, steps)?;
     confinement::plan_no_new_privileges(process, steps);
-    process::plan_descriptors(request, steps);
+    let last = HookPoint::StartContainer;
+    let keep = if steps.is_birth() && hooks::are_listed(request, last) {
+        steps.hook_streams
+    } else {
+        HookStreams::default()
+    };
+    process::plan_descriptors(request, keep, steps);
     // A filter sees as little of us as can be.
     let (early, late) = match confinement::filter(request, process, steps)? {
         Some((filter, true)) => (Some(filter), None),
@@ -159,26 +170,12 @@ fn become_process(request: &Request, process: &Process, steps: &mut Steps) -> Re
     process::plan_exec(process, listen, steps)
 }
 
-/// What corten cannot do yet is refused by name, never passed over.
-fn check_support(request: &Request) -> Result<()> {
-    let annotations = request.spec.annotations().as_ref();
-    let nameless = annotations.is_some_and(|annotations| annotations.contains_key(""));
-    ensure!(!nameless, "annotations: a name is empty");
-    let Some(linux) = request.linux() else { return Ok(()) };
-    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
-        bail!("linux.netDevices: moving network devices is not supported");
-    }
-    if linux.intel_rdt().is_some() {
-        bail!("linux.intelRdt: resource control groups are not supported");
-    }
-    Ok(())
-}
-
 /// A plan in the making. Steps are kept in the order in which they are added.
 #[derive(Debug)]
 pub struct Steps {
     pub enter: Enter,
     pub outside: Outside,
+    pub hook_streams: HookStreams,
     open: Vec<(Slot, Open)>,
     slots: usize,
     steps: Vec<Step>,
@@ -199,6 +196,7 @@ impl Steps {
         Steps {
             enter: Enter::default(),
             outside: Outside::default(),
+            hook_streams: HookStreams::default(),
             open: Vec::new(),
             slots: 0,
             steps: Vec::new(),
@@ -302,6 +300,7 @@ impl Steps {
             steps: self.steps,
             outside: self.outside,
             cgroup: None,
+            resctrl: None,
             warnings: self.warnings,
         }
     }

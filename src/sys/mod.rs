@@ -11,6 +11,7 @@ mod entry;
 pub mod fd;
 pub mod mount;
 pub mod namespace;
+pub mod netlink;
 pub mod path;
 pub mod process;
 pub mod procfs;

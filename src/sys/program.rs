@@ -21,8 +21,9 @@ pub struct Program<'a> {
     pub environment: &'a [CString],
     /// What it reads on its standard input, piece after piece.
     pub input: &'a [&'a [u8]],
-    /// Where its standard output and error go; the runtime's own when `None`.
-    pub output: Option<BorrowedFd<'a>>,
+    /// Where its standard output and error go; where the runtime's own do when `None`.
+    pub stdout: Option<BorrowedFd<'a>>,
+    pub stderr: Option<BorrowedFd<'a>>,
     pub timeout_ms: Option<u64>,
 }
 
@@ -88,9 +89,10 @@ fn watch(
 fn become_program(program: &Program<'_>, image: &Image<'_>, input: BorrowedFd<'_>) -> Errno {
     let prepare = || {
         duplicate_onto(input, 0)?;
-        if let Some(output) = program.output {
-            duplicate_onto(output, 1)?;
-            duplicate_onto(output, 2)?;
+        for (stream, output) in [(1, program.stdout), (2, program.stderr)] {
+            if let Some(output) = output {
+                duplicate_onto(output, stream)?;
+            }
         }
         restore_signals()?;
         close_on_exec_from(3)

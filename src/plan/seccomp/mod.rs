@@ -7,17 +7,19 @@ mod frame;
 mod machine;
 mod names;
 mod precedence;
+mod raw;
 mod rules;
 #[cfg(test)]
 mod tests;
 pub mod words;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSyscall};
 use seccompiler::sock_filter;
 
+use super::annotations::SECCOMP_STRICT;
 use frame::Section;
 use machine::Architecture;
 pub use machine::FAMILY as ARCHITECTURES;
@@ -49,20 +51,47 @@ pub struct Listener {
     pub metadata: String,
 }
 
-/// Compile a profile for this machine, on a kernel that knows `kernel_flags`.
-pub fn plan(spec: &LinuxSeccomp, kernel_flags: u64) -> Result<Filter> {
-    plan_for(spec, kernel_flags, ARCHITECTURES)
+/// What comes from elsewhere than the profile.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes<'a> {
+    /// `SECCOMP_FILTER_FLAG_*` that the kernel knows.
+    pub kernel_flags: u64,
+    /// Who is asked where the profile names nobody.
+    pub receiver: Option<&'a Path>,
+    /// A name that this machine does not know is an error, not a warning.
+    pub strict: bool,
 }
 
-fn plan_for(spec: &LinuxSeccomp, kernel_flags: u64, family: &[Architecture]) -> Result<Filter> {
+/// Compile a profile for this machine.
+pub fn plan(spec: &LinuxSeccomp, wishes: &Wishes) -> Result<Filter> {
+    plan_for(spec, wishes, ARCHITECTURES)
+}
+
+/// A program that comes compiled, in base64. Of a profile beside it the flags and the listener count.
+pub fn plan_raw(text: &str, spec: Option<&LinuxSeccomp>, wishes: &Wishes) -> Result<Filter> {
+    let program = raw::program(text)?;
+    let absent = LinuxSeccomp::default();
+    let spec = spec.unwrap_or(&absent);
+    // What it asks of whom only the program knows.
+    let listener = listener_path(spec, wishes).map(|path| named_listener(spec, path));
     let mut warnings = Vec::new();
-    let listener = listener(spec)?;
+    let flags = flags(spec, wishes.kernel_flags, listener.is_some(), &mut warnings)?;
+    Ok(Filter { program, flags, listener, warnings })
+}
+
+fn plan_for(spec: &LinuxSeccomp, wishes: &Wishes, family: &[Architecture]) -> Result<Filter> {
+    let mut warnings = Vec::new();
+    let listener = listener(spec, wishes)?;
+    let kernel_flags = wishes.kernel_flags;
     let flags = flags(spec, kernel_flags, listener.is_some(), &mut warnings)?;
     let default = action(spec.default_action(), spec.default_errno_ret(), || {
         "linux.seccomp.defaultErrnoRet".to_owned()
     })?;
     let rules = rules(spec)?;
     let unknown = unknown_names(spec, family);
+    if let Some(name) = unknown.first().filter(|_| wishes.strict) {
+        bail!("linux.seccomp.syscalls: this machine has no {name}, and {SECCOMP_STRICT} is set");
+    }
     if !unknown.is_empty() {
         warnings.push(format!("linux.seccomp.syscalls: this machine has no {}: ignored", unknown.join(", ")));
     }
@@ -81,9 +110,9 @@ fn calls(spec: &LinuxSeccomp) -> &[LinuxSyscall] {
 
 /// Who is asked, when any rule asks. The runtime itself must write(2) to hand the descriptor over, which
 /// nobody could answer yet.
-fn listener(spec: &LinuxSeccomp) -> Result<Option<Listener>> {
+fn listener(spec: &LinuxSeccomp, wishes: &Wishes) -> Result<Option<Listener>> {
     const NOTIFY: LinuxSeccompAction = LinuxSeccompAction::ScmpActNotify;
-    if spec.listener_metadata().is_some() && spec.listener_path().is_none() {
+    if spec.listener_metadata().is_some() && listener_path(spec, wishes).is_none() {
         bail!("linux.seccomp.listenerMetadata: meaningless without listenerPath");
     }
     if spec.default_action() == NOTIFY {
@@ -99,9 +128,17 @@ fn listener(spec: &LinuxSeccomp) -> Result<Option<Listener>> {
     if !asked {
         return Ok(None);
     }
-    let path = spec.listener_path().clone();
+    let path = listener_path(spec, wishes);
     let path = path.context("linux.seccomp.listenerPath: required, because a rule has SCMP_ACT_NOTIFY")?;
-    Ok(Some(Listener { path, metadata: spec.listener_metadata().clone().unwrap_or_default() }))
+    Ok(Some(named_listener(spec, path)))
+}
+
+fn listener_path<'a>(spec: &'a LinuxSeccomp, wishes: &Wishes<'a>) -> Option<&'a Path> {
+    spec.listener_path().as_deref().or(wishes.receiver)
+}
+
+fn named_listener(spec: &LinuxSeccomp, path: &Path) -> Listener {
+    Listener { path: path.to_path_buf(), metadata: spec.listener_metadata().clone().unwrap_or_default() }
 }
 
 fn flags(spec: &LinuxSeccomp, kernel_flags: u64, listening: bool, warnings: &mut Vec<String>) -> Result<u64> {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::annotations::{SYSTEMD_PROPERTY, SYSTEMD_SUBGROUP};
 use super::device_rules::{DeviceClass, Exception, Verdict};
 use super::facts::Authority;
 use super::limits::{DeviceLimits, Limits};
@@ -47,11 +48,6 @@ pub struct Property {
     /// The first version of systemd that knows it. What an older one cannot be told is in the group's files only.
     pub since: u32,
 }
-
-/// Its name follows; what it stands for is for systemd.resource-control(5) and its relatives to say.
-pub const PROPERTY: &str = "org.systemd.property.";
-/// A group of the container's own below that of its unit, as crun has it.
-pub const SUBGROUP: &str = "run.oci.systemd.subgroup";
 
 /// All that corten needs of a scope is there.
 const OLDEST: u32 = 218;
@@ -104,7 +100,7 @@ pub fn plan(request: &Request, limits: &Limits) -> Result<Scope> {
     let annotation = |name| request.spec.annotations().as_ref().and_then(|all| all.get(name));
     Ok(Scope {
         properties: properties(request, &slice, limits)?,
-        subgroup: annotation(SUBGROUP).map(|text| subgroup(text)).transpose()?.flatten(),
+        subgroup: annotation(SYSTEMD_SUBGROUP).map(|text| subgroup(text)).transpose()?.flatten(),
         name,
         slice,
         manager,
@@ -167,7 +163,7 @@ fn expand(slice: &str) -> Result<PathBuf> {
 /// None for an empty name.
 fn subgroup(name: &str) -> Result<Option<String>> {
     let plain = !name.contains('/') && name != "." && name != ".." && !name.starts_with("cgroup.");
-    ensure!(plain, "annotations[{SUBGROUP:?}]: {name:?} is not the name of a directory");
+    ensure!(plain, "annotations[{SYSTEMD_SUBGROUP:?}]: {name:?} is not the name of a directory");
     Ok((!name.is_empty()).then(|| name.to_string()))
 }
 
@@ -190,7 +186,7 @@ fn properties(request: &Request, slice: &str, limits: &Limits) -> Result<Vec<Pro
     let mut annotations: Vec<_> = request.spec.annotations().iter().flatten().collect();
     annotations.sort();
     for (key, text) in annotations {
-        if let Some(name) = key.strip_prefix(PROPERTY) {
+        if let Some(name) = key.strip_prefix(SYSTEMD_PROPERTY) {
             properties.push(annotated(name, text).with_context(|| format!("annotations[{key:?}]"))?);
         }
     }

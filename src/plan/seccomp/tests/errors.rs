@@ -53,7 +53,7 @@ fn unknown_words_are_refused_by_the_parser() {
 fn a_flag_that_the_kernel_does_not_know_is_refused() {
     const WORD: &str = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV";
     let profile = parse(json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": [WORD]}));
-    let error = plan_for(&profile, libc::SECCOMP_FILTER_FLAG_LOG, X86_64).unwrap_err().to_string();
+    let error = plan_for(&profile, &on(libc::SECCOMP_FILTER_FLAG_LOG), X86_64).unwrap_err().to_string();
     assert_eq!(error, format!("linux.seccomp.flags[0]: this kernel does not know {WORD}"));
 }
 
@@ -129,4 +129,38 @@ fn a_filter_longer_than_the_kernel_takes_is_refused() {
     let error = refusal(rules(1000));
     let length = error.strip_prefix("linux.seccomp: the filter needs ").expect(&error);
     assert!(length.ends_with(" instructions, the kernel takes 4096"), "{error}");
+}
+
+#[test]
+fn a_strict_profile_names_only_calls_that_there_are() {
+    let profile = parse(forbidding(json!([{"names": ["read", "flarp"], "action": "SCMP_ACT_ALLOW"}])));
+    assert_eq!(plan_for(&profile, &on(ALL_FLAGS), X86_64).unwrap().warnings.len(), 1);
+    let strict = Wishes { strict: true, ..on(ALL_FLAGS) };
+    let error = plan_for(&profile, &strict, X86_64).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "linux.seccomp.syscalls: this machine has no flarp, and run.oci.seccomp_fail_unknown_syscall is set"
+    );
+}
+
+#[test]
+fn a_receiver_listens_where_the_profile_names_nobody() {
+    let receiver = Wishes { receiver: Some(Path::new("/run/agent")), ..on(ALL_FLAGS) };
+    let of = |profile: Value| plan_for(&parse(profile), &receiver, X86_64).unwrap().listener;
+    assert_eq!(of(notifying("mkdir")).unwrap().path, Path::new("/run/agent"));
+    let mut named = notifying("mkdir");
+    named["listenerPath"] = json!("/run/own");
+    assert_eq!(of(named).unwrap().path, Path::new("/run/own"));
+    assert_eq!(of(forbidding(json!([]))), None);
+}
+
+#[test]
+fn a_program_that_comes_compiled_is_taken_as_it_is() {
+    let profile = parse(json!({"defaultAction": "SCMP_ACT_KILL", "flags": ["SECCOMP_FILTER_FLAG_LOG"]}));
+    let filter = plan_raw("BgAAAAAA/38=", Some(&profile), &on(ALL_FLAGS)).unwrap();
+    assert_eq!((filter.program.len(), filter.flags), (1, libc::SECCOMP_FILTER_FLAG_LOG));
+    let receiver = Wishes { receiver: Some(Path::new("/run/agent")), ..on(ALL_FLAGS) };
+    let asked = plan_raw("BgAAAAAA/38=", None, &receiver).unwrap();
+    assert_eq!(asked.listener.unwrap().path, Path::new("/run/agent"));
+    assert_ne!(asked.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER, 0);
 }

@@ -13,7 +13,7 @@ use super::*;
 use crate::sys::seccomp;
 
 fn under<R: Send>(profile: Value, act: impl FnOnce(Option<OwnedFd>) -> R + Send) -> R {
-    let filter = plan(&parse(profile), seccomp::supported_flags()).expect("a filter");
+    let filter = plan(&parse(profile), &on(seccomp::supported_flags())).expect("a filter");
     thread::scope(|scope| {
         let guarded = scope.spawn(|| {
             set_no_new_privs().expect("no_new_privs");

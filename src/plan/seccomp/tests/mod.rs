@@ -35,6 +35,11 @@ const fn errno(number: i32) -> u32 {
 /// Every flag, as a current kernel has them.
 const ALL_FLAGS: u64 = 0x3f;
 
+/// What a kernel that knows these flags makes of a profile.
+fn on(kernel_flags: u64) -> Wishes<'static> {
+    Wishes { kernel_flags, ..Wishes::default() }
+}
+
 fn parse(profile: Value) -> LinuxSeccomp {
     serde_json::from_value(profile).expect("a profile")
 }
@@ -45,13 +50,13 @@ fn compile(profile: Value) -> Filter {
 }
 
 fn compile_for(profile: Value, family: &[Architecture]) -> Filter {
-    let filter = plan_for(&parse(profile), ALL_FLAGS, family).expect("a filter");
+    let filter = plan_for(&parse(profile), &on(ALL_FLAGS), family).expect("a filter");
     interpreter::verify(&filter.program);
     filter
 }
 
 fn refusal(profile: Value) -> String {
-    plan_for(&parse(profile), ALL_FLAGS, X86_64).expect_err("a refusal").to_string()
+    plan_for(&parse(profile), &on(ALL_FLAGS), X86_64).expect_err("a refusal").to_string()
 }
 
 /// A profile which forbids everything but `rules`.

@@ -158,7 +158,7 @@ fn flags_are_passed_and_tsync_needs_no_telling() {
 #[test]
 fn without_flags_the_speculation_mitigation_is_left_to_the_kernel_that_can() {
     let profile = parse(json!({"defaultAction": "SCMP_ACT_ALLOW"}));
-    let flags = |kernel| plan_for(&profile, kernel, X86_64).unwrap().flags;
+    let flags = |kernel| plan_for(&profile, &on(kernel), X86_64).unwrap().flags;
     assert_eq!(flags(ALL_FLAGS), libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW);
     assert_eq!(flags(0), 0);
 }

@@ -1,0 +1,160 @@
+//! AppArmor profiles and SELinux labels, on hosts that have the one or the other.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::json;
+
+use crate::bundle::{Bundle, bundle, skip};
+
+/// A profile of this name, loaded until it is dropped: everything is allowed but to read one file.
+struct Profile(String);
+
+impl Profile {
+    /// Or the reason why there can be none.
+    fn load(name: &str, secret: &str) -> Result<Profile, &'static str> {
+        if !has_apparmor() {
+            return Err("AppArmor is not enabled here");
+        }
+        let text = format!(
+            "profile {name} flags=(attach_disconnected,mediate_deleted) {{\n\
+             file,\ncapability,\nsignal,\nptrace,\nunix,\nnetwork,\nmount,\nchange_profile,\ndeny {secret} r,\n}}\n"
+        );
+        parser("-r", &text).then(|| Profile(name.to_string())).ok_or("apparmor_parser loads no profile")
+    }
+}
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        // A profile that stays behind confines nobody.
+        let _ = parser("-R", &format!("profile {} {{ }}\n", self.0));
+    }
+}
+
+fn parser(option: &str, text: &str) -> bool {
+    use std::io::Write;
+    let Ok(mut child) = Command::new("apparmor_parser").arg(option).stdin(Stdio::piped()).spawn() else {
+        return false;
+    };
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    child.wait().unwrap().success()
+}
+
+const LABEL_AND_SECRET: &str = "cat /proc/self/attr/apparmor/current; cat /secret 2>&1";
+
+fn with_secret(bundle: &Bundle) {
+    fs::write(bundle.rootfs().join("secret"), "readable\n").unwrap();
+}
+
+#[test]
+fn the_process_is_confined_by_its_apparmor_profile() {
+    let mut bundle = bundle!();
+    with_secret(&bundle);
+    let profile = match Profile::load(&bundle.id, "/secret") {
+        Ok(profile) => profile,
+        Err(reason) => skip!("{reason}"),
+    };
+    for gains in [true, false] {
+        bundle.set("/process/noNewPrivileges", json!(!gains));
+        bundle.set("/process/apparmorProfile", json!(profile.0)).shell(LABEL_AND_SECRET);
+        let output = bundle.run().stdout();
+        assert!(output.contains(&format!("{} (enforce)", profile.0)), "{output}");
+        assert!(output.contains("Permission denied") && !output.contains("readable"), "{output}");
+    }
+}
+
+#[test]
+fn a_process_that_joins_is_confined_like_the_container_or_as_it_asks() {
+    let mut bundle = bundle!();
+    with_secret(&bundle);
+    let name = |tail: &str| format!("{}-{tail}", bundle.id);
+    let (own, other) = match (Profile::load(&name("own"), "/secret"), Profile::load(&name("other"), "/else"))
+    {
+        (Ok(own), Ok(other)) => (own, other),
+        (Err(reason), _) | (_, Err(reason)) => skip!("{reason}"),
+    };
+    bundle.set("/process/apparmorProfile", json!(own.0));
+    bundle.running();
+    let confined = bundle.exec(&["/bin/sh", "-c", LABEL_AND_SECRET]).stdout();
+    assert!(confined.contains(&format!("{} (enforce)", own.0)), "{confined}");
+    assert!(confined.contains("Permission denied"), "{confined}");
+    let call = bundle.call(["exec", "--apparmor", &other.0, &bundle.id, "/bin/sh", "-c", LABEL_AND_SECRET]);
+    let asked = call.output().ok().stdout();
+    assert!(asked.contains(&format!("{} (enforce)", other.0)) && asked.contains("readable"), "{asked}");
+    let call = bundle.call(["exec", "--apparmor", "corten-none", &bundle.id, "/bin/true"]);
+    call.output().refused(255, &["process.apparmorProfile: no profile \"corten-none\" is loaded"]);
+}
+
+#[test]
+fn a_process_without_a_profile_is_confined_by_none() {
+    let mut bundle = bundle!();
+    with_secret(&bundle);
+    if !has_apparmor() {
+        skip!("AppArmor is not enabled here");
+    }
+    bundle.shell(LABEL_AND_SECRET);
+    let output = bundle.run().ok().stdout();
+    assert!(output.contains("unconfined") && output.contains("readable"), "{output}");
+}
+
+#[test]
+fn a_profile_that_is_not_loaded_is_refused_and_nothing_is_left() {
+    let mut bundle = bundle!();
+    bundle.set("/process/apparmorProfile", json!("corten-none"));
+    let reason =
+        if has_apparmor() { "no profile \"corten-none\" is loaded" } else { "AppArmor is not enabled here" };
+    bundle.create().refused(1, &["process.apparmorProfile: ", reason]);
+    bundle.assert_nothing_left("a refused create");
+}
+
+fn has_apparmor() -> bool {
+    fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default() == "Y\n"
+}
+
+fn has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+#[test]
+fn a_process_has_its_selinux_label() {
+    let mut bundle = bundle!();
+    if !has_selinux() {
+        skip!("SELinux is not enabled here");
+    }
+    // A label that a kernel knows even before it has a policy.
+    let own = fs::read_to_string("/proc/self/attr/current").unwrap();
+    let own = own.trim_end_matches(['\0', '\n']);
+    bundle.set("/process/selinuxLabel", json!(own));
+    bundle.shell("tr '\\0' '\\n' < /proc/self/attr/current");
+    assert_eq!(bundle.run().ok().stdout().trim_end(), own);
+    bundle.running();
+    assert_eq!(
+        bundle.exec(&["/bin/sh", "-c", "tr '\\0' '\\n' < /proc/self/attr/current"]).ok().stdout().trim_end(),
+        own
+    );
+}
+
+#[test]
+fn an_selinux_label_that_cannot_be_is_refused_and_nothing_is_left() {
+    let mut bundle = bundle!();
+    bundle.set("/process/selinuxLabel", json!("no:such:label"));
+    let reason = if has_selinux() { "is no label of the policy" } else { "SELinux is not enabled here" };
+    bundle.create().refused(1, &["process.selinuxLabel: \"no:such:label\"", reason]);
+    bundle.assert_nothing_left("a refused create");
+}
+
+#[test]
+fn a_mount_label_is_an_option_of_new_filesystems() {
+    let mut bundle = bundle!();
+    bundle.set("/linux/mountLabel", json!("no:such:label"));
+    // Without a policy the kernel takes any label for later; with one, it knows better.
+    if has_selinux() {
+        let output = bundle.run();
+        assert!(output.code() == 0 || output.stderr.contains("mount "), "{output}");
+    } else {
+        bundle.create().refused(1, &["linux.mountLabel: \"no:such:label\"", "SELinux is not enabled here"]);
+    }
+    bundle.verb("delete", &["--force"]).ok();
+    bundle.assert_nothing_left("delete");
+}
