@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, bundle, skip};
+use crate::bundle::{Bundle, bundle, skip, wait_for};
 use crate::call::{Call, Output, eventually};
 use crate::cgroups::unified;
 
@@ -171,6 +171,9 @@ fn every_later_command_finds_the_scope_without_the_option() {
     let stats = bundle.verb("events", &["--stats"]).ok().json();
     assert!(stats["data"]["memory"]["usage"]["usage"].as_u64().unwrap() > 0, "{stats}");
 
+    // The namespace does not end before its other process was waited for.
+    kill(Pid::from_raw(second), Signal::SIGKILL).expect("kill the second process");
+    wait_for(second);
     bundle.kill("USR1").ok();
     eventually("the signal arrives", || output.stdout().contains("SIGUSR1").then_some(()));
     bundle.wait();
@@ -418,12 +421,8 @@ fn as_user(bundle: &Bundle, line: &str) -> std::process::Output {
     Command::new("as-user").args(["bash", "-c", &script]).output().expect("run as-user")
 }
 
-#[test]
-fn a_users_container_is_a_scope_of_the_users_systemd() {
-    let mut bundle = managed!();
-    if !Path::new("/usr/local/bin/as-user").exists() {
-        skip!("no unprivileged user with a systemd of its own (as-user)");
-    }
+/// The configuration that `spec --rootless` writes, for the user of `as_user`.
+fn rootless(bundle: &mut Bundle) {
     let spec = Call::new(&bundle.runtime, &bundle.scratch()).args(["spec", "--rootless", "--bundle"]);
     let rootless = bundle.scratch().join("rootless");
     fs::create_dir(&rootless).expect("make a directory");
@@ -436,8 +435,17 @@ fn a_users_container_is_a_scope_of_the_users_systemd() {
     }
     config["process"]["terminal"] = json!(false);
     config["linux"]["cgroupsPath"] = json!(format!(":t:{}", bundle.id));
-    config["linux"]["resources"] = json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 20}});
     bundle.config = config;
+}
+
+#[test]
+fn a_users_container_is_a_scope_of_the_users_systemd() {
+    let mut bundle = managed!();
+    if !Path::new("/usr/local/bin/as-user").exists() {
+        skip!("no unprivileged user with a systemd of its own (as-user)");
+    }
+    rootless(&mut bundle);
+    bundle.set("/linux/resources", json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 20}}));
     bundle.args(&["/bin/sleep", "600"]);
     bundle.write_config();
     let (id, unit, path) = (&bundle.id, unit(&bundle), bundle.path());
@@ -470,12 +478,7 @@ fn a_user_without_a_bus_hears_which_variables_are_missing() {
     if !Path::new("/usr/local/bin/as-user").exists() {
         skip!("no unprivileged user with a systemd of its own (as-user)");
     }
-    for map in ["uidMappings", "gidMappings"] {
-        bundle.set(&format!("/linux/{map}"), json!([{"containerID": 0, "hostID": 1000, "size": 1}]));
-    }
-    let path = format!(":t:{}", bundle.id);
-    bundle.add_namespace(json!({"type": "user"})).set("/linux/cgroupsPath", json!(path));
-    bundle.unset("/linux", "resources");
+    rootless(&mut bundle);
     bundle.write_config();
     let line = format!(
         "unset DBUS_SESSION_BUS_ADDRESS XDG_RUNTIME_DIR; $C --systemd-cgroup create --bundle {} {}; echo $?",
