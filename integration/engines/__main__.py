@@ -11,6 +11,7 @@ os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 import containerd  # noqa: E402, F401
 import docker  # noqa: E402, F401
+import podman  # noqa: E402, F401
 
 
 options = argparse.ArgumentParser()
@@ -18,7 +19,6 @@ options.add_argument("--list", action="store_true")
 options.add_argument("--table", action="store_true")
 options.add_argument("--runtime")
 options.add_argument("--work")
-options.add_argument("--results")
 options.add_argument("words", nargs="*")
 options = options.parse_args()
 
@@ -29,4 +29,4 @@ if options.list:
 elif options.table:
     sys.exit(not table.show(dict(column.split("=", 1) for column in options.words)))
 else:
-    table.run(Place(options.runtime, options.work), options.words, options.results)
+    table.run(Place(options.runtime, options.work), options.words)

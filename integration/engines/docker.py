@@ -34,6 +34,8 @@ class Docker:
             "debug": True,
             **settings,
         }
+        if settings.get("bridge") == "none":
+            del self.settings["bip"]
         self.process = None
 
     @contextlib.contextmanager
@@ -129,20 +131,15 @@ def run_it_has_a_real_terminal_that_can_be_resized(d):
         terminal.expect("# ")
         terminal.send("tty\n")
         terminal.expect("/dev/pts/0")
-        eventually(lambda: size_is(terminal, "31 97"))
+        terminal.shows_its_size(31, 97)
         terminal.resize(40, 120)
         terminal.process.send_signal(28)
-        eventually(lambda: size_is(terminal, "40 120"))
+        terminal.shows_its_size(40, 120)
         terminal.send("sleep 100\n")
         time.sleep(1)
         terminal.send("\x03")
         terminal.send("exit 3\n")
         terminal.ends(3)
-
-
-def size_is(terminal, size):
-    terminal.send("stty size\n")
-    terminal.expect(size, seconds=2)
 
 
 @docker.row
@@ -161,7 +158,7 @@ def exec_runs_another_process_as_told(d):
 def exec_it_has_a_terminal(d):
     with d.container() as name, d.command.terminal("exec", "--interactive", "--tty", name, "sh", size=(20, 70)) as terminal:
         terminal.expect("# ")
-        eventually(lambda: size_is(terminal, "20 70"))
+        terminal.shows_its_size(20, 70)
         terminal.send("exit 4\n")
         terminal.ends(4)
 

@@ -8,11 +8,11 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
 import traceback
@@ -42,8 +42,8 @@ def sentence(function):
     return function.__name__.strip("_").replace("_", " ")
 
 
-def run(place, words, results):
-    """Runs the rows that contain a word, or all; appends `engine, feature, verdict, reason` to `results`."""
+def run(place, words):
+    """Runs the rows that contain a word, or all, and prints what `show` reads."""
     for engine in ENGINES:
         rows = [each for each in engine.rows if chosen(engine, each, words)]
         if not rows:
@@ -71,9 +71,6 @@ def run(place, words, results):
                 print(f"{verdict}  {engine.name}: {sentence(each)} ({took:.1f} s)", flush=True)
                 if reason:
                     print("      " + reason.strip().replace("\n", "\n      "), flush=True)
-                line = " ".join(reason.split())[-300:] if verdict == "skip" else ""
-                with open(results, "a") as file:
-                    file.write("\t".join((engine.name, sentence(each), verdict, line)) + "\n")
 
 
 def chosen(engine, each, words):
@@ -82,26 +79,33 @@ def chosen(engine, each, words):
 
 
 def show(columns):
-    """Prints one table of the results of several places; true when nothing failed and something ran."""
-    seen, ran, failed = {}, 0, 0
+    """Prints one table of what was printed in several places; true when nothing failed and something ran."""
+    seen = {}
     for place, path in columns.items():
-        with contextlib.suppress(FileNotFoundError), open(path) as file:
-            for line in file:
-                engine, feature, verdict, reason = line.rstrip("\n").split("\t")
-                seen.setdefault((engine, feature), {})[place] = (verdict, reason)
-                ran += verdict == "pass"
-                failed += verdict not in ("pass", "skip")
+        for engine, feature, verdict, reason in results(path):
+            seen.setdefault((engine, feature), {})[place] = (verdict, reason if verdict == "skip" else "")
     width = max([len(feature) for _, feature in seen] + [7])
     print(f"\n{'engine':<12} {'feature':<{width}} " + " ".join(f"{place:<5}" for place in columns))
     counts = dict.fromkeys(("pass", "fail", "skip"), 0)
     for (engine, feature), verdicts in seen.items():
         cells = [verdicts.get(place, ("-", "")) for place in columns]
         for verdict, _ in cells:
-            counts[verdict] = counts.get(verdict, 0) + 1
+            if verdict in counts:
+                counts[verdict] += 1
         reasons = "; ".join(f"{place}: {reason}" for place, (_, reason) in zip(columns, cells) if reason)
         print(f"{engine:<12} {feature:<{width}} " + " ".join(f"{v:<5}" for v, _ in cells) + f" {reasons}".rstrip())
     print(f"\n{counts['pass']} passed, {counts['fail']} failed, {counts['skip']} skipped")
-    return ran > 0 and failed == 0
+    return counts["pass"] > 0 and counts["fail"] == 0
+
+
+def results(path):
+    """What `run` printed: engine, feature, verdict, and the first line of the reason."""
+    with open(path) as file:
+        lines = file.read().splitlines()
+    for line, following in zip(lines, lines[1:] + [""]):
+        if found := re.fullmatch(r"(pass|fail|skip)  (.+?): (.+) \([0-9.]+ s\)", line):
+            verdict, engine, feature = found.groups()
+            yield engine, feature, verdict, following.strip()
 
 
 # --- the words of a row -----------------------------------------------------------------------------------
@@ -238,7 +242,16 @@ class Terminal:
                 raise Failed(f"the terminal closed; it showed {self.text!r}, not {part!r}") from None
         self.text = self.text.split(part, 1)[1]
 
-    def ends(self, status, seconds=20):
+    def shows_its_size(self, rows, columns):
+        """Asks the shell on it, until the runtime's caller has passed the size on."""
+
+        def asked():
+            self.send("stty size\n")
+            self.expect(f"{rows} {columns}", seconds=2)
+
+        eventually(asked)
+
+    def ends(self, status=None, seconds=20):
         end = time.monotonic() + seconds * PATIENCE
         while self.process.poll() is None:
             # What nobody reads would keep the program from ending.
@@ -248,7 +261,8 @@ class Terminal:
                     self.text += os.read(self.master, 4096).decode(errors="replace")
             if time.monotonic() > end:
                 raise Failed(f"the program on the terminal does not end; it showed {self.text!r}")
-        same(self.process.returncode, status, f"status ({self.text!r})")
+        if status is not None:
+            same(self.process.returncode, status, f"status ({self.text!r})")
 
 
 @contextlib.contextmanager
@@ -292,7 +306,3 @@ def stop(process):
 def tail(path, lines=8):
     with open(path, errors="replace") as file:
         return "".join(file.readlines()[-lines:])
-
-
-def say(text):
-    print(text, file=sys.stderr, flush=True)
