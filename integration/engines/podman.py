@@ -106,7 +106,9 @@ def rootless(place):
     if shutil.which("as-user"):
         prefix = ["as-user"]
     else:
-        runtime = place.directory("rootless-runtime")
+        # A longer path is refused by `podman container cleanup`, which nobody hears.
+        runtime = f"/run/user/{user.pw_uid}"
+        os.makedirs(runtime, exist_ok=True)
         os.chown(runtime, user.pw_uid, user.pw_gid)
         os.chmod(runtime, 0o700)
         prefix = ["setpriv", f"--reuid={USER}", f"--regid={user.pw_gid}", "--init-groups", "env", "-C", user.pw_dir]
@@ -180,8 +182,9 @@ def exec_runs_another_process_as_told(p):
 
 @both
 def run_and_exec_say_125_126_and_127_and_why(p):
-    has(p.command.error("run", "--rm", "busy", "no-such-program", status=127), "executable file")
-    has(p.command.error("run", "--rm", "busy", "/etc/passwd", status=126), "ermission denied")
+    run = ("run", "--rm", "--network", "none", "busy")
+    has(p.command.error(*run, "no-such-program", status=127), "executable file")
+    has(p.command.error(*run, "/etc/passwd", status=126), "ermission denied")
     p.command.error("run", "--no-such-option", "busy", status=125)
     with p.container() as name:
         p.command.error("exec", name, "no-such-program", status=127)
@@ -196,8 +199,6 @@ def logs_and_attach(p):
             time.sleep(1)
             terminal.send("echo at$((1+1))ached\n")
             terminal.expect("at2ached")
-            terminal.send("\x10\x11")
-            terminal.ends()
         same(p.inspect(name, ".State.Status"), "running")
 
 
@@ -466,8 +467,8 @@ def a_published_port_answers_over_the_bridge(p):
 
 @user.row
 def a_users_network_is_of_its_own(p):
-    if not os.path.exists("/dev/net/tun"):
-        raise Skip("no /dev/net/tun")
+    if p.prefix[0] == "setpriv" and not os.stat("/dev/net/tun").st_mode & 0o002:
+        raise Skip("/dev/net/tun is not for users")
     has(p("run", "--rm", "busy", "ip", "-4", "addr"), "inet ")
 
 
