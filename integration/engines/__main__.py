@@ -12,6 +12,8 @@ os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
 import containerd  # noqa: E402, F401
 import docker  # noqa: E402, F401
 import podman  # noqa: E402, F401
+import buildah  # noqa: E402, F401
+import swarm  # noqa: E402, F401
 
 
 options = argparse.ArgumentParser()

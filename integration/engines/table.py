@@ -58,7 +58,7 @@ def run(place, words):
                 verdict, reason = ("?", "")
                 try:
                     if broken:
-                        raise broken
+                        raise broken if each is rows[0] or isinstance(broken, Skip) else Failed("see above")
                     each(daemon)
                     verdict = "pass"
                 except Skip as error:
