@@ -43,6 +43,7 @@ pub mod sysctl;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod typed;
 pub mod update;
 
 /// An index into the table of descriptors that the parent opened before the first step, or that a step fills.
