@@ -1,21 +1,23 @@
 //! What `create` and `run` share: a container from its bundle to its start gate.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Result;
 
 use super::Context;
 use crate::cli::{self, CgroupManager, GlobalOptions, Rootless};
 use crate::container::check_id;
-use crate::container::state::{HostMount, State};
+use crate::container::state::State;
 use crate::launch::{self, Born, Contact, sockets};
 use crate::plan::bundle::Bundle;
 use crate::plan::facts::Facts;
 use crate::plan::namespaces::Place;
 use crate::plan::request::{Cgroups, Console, Listen, Options};
 use crate::plan::{Namespace, Plan, steps};
-use crate::time;
+use crate::{time, timing};
 
 /// A container at its start gate. `terminal` is where a terminal's master goes when nobody else takes it.
 pub fn give_birth(
@@ -27,8 +29,11 @@ pub fn give_birth(
 ) -> Result<Born> {
     check_id(id)?;
     let facts = Facts::gather()?;
+    timing::done("look at the host");
     let bundle = Bundle::read(&options.bundle, &options.config)?;
+    timing::done("read the bundle");
     let options_of_plan = Options {
+        room: context.store.path(id),
         no_pivot: options.no_pivot,
         no_new_keyring: options.no_new_keyring,
         preserve_fds: options.preserve_fds,
@@ -42,7 +47,8 @@ pub fn give_birth(
         group.required = true;
     }
     context.tell(id, &plan);
-    let state = state_of(&bundle, &plan, id, facts.euid, request.place(Namespace::Pid) == Place::New)?;
+    timing::done("plan");
+    let state = state_of(&bundle, &plan, id, facts.euid, request.place(Namespace::Pid) == Place::New);
     let contact = Contact {
         pid_file: options.pid_file.clone(),
         pidfd_socket: options.pidfd_socket.clone(),
@@ -54,16 +60,14 @@ pub fn give_birth(
     launch::birth(&context.store, &plan, state, &bundle.text, contact, context.log)
 }
 
-fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespace: bool) -> Result<State> {
+fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespace: bool) -> State {
     let annotations = bundle.spec.annotations().iter().flatten();
     let root = bundle.spec.root().as_ref().map(|root| bundle.directory.join(root.path()));
-    let rootfs = root.unwrap_or_default();
-    Ok(State {
+    State {
         id: id.to_string(),
         oci_version: bundle.spec.version().clone(),
         bundle: bundle.directory.clone(),
-        host_mount: plan.mounts_on_host().then(|| HostMount::at(rootfs.clone())).transpose()?,
-        rootfs,
+        rootfs: root.unwrap_or_default(),
         created: time::now(),
         annotations: annotations
             .map(|(name, value)| (name.clone(), value.clone()))
@@ -74,7 +78,8 @@ fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespac
         poststop: !plan.outside.poststop.is_empty(),
         init: None,
         cgroup: None,
-    })
+        host_mount: plan.host_mount().map(|path| OsStr::from_bytes(path.to_bytes()).into()),
+    }
 }
 
 /// What the option and the service manager ask of the control groups.

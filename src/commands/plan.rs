@@ -19,6 +19,7 @@ pub fn plan(context: &Context<'_>, options: &cli::Plan) -> Result<()> {
         facts = facts.for_root();
     }
     let options_of_plan = Options {
+        room: context.store.path(&options.id),
         cgroups: birth::cgroups(context.global),
         console: Console::Foreground(None),
         ..Options::default()

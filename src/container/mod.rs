@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use serde::Serialize;
 
+use crate::host;
 use crate::host::cgroup::{self, Cgroup};
 use crate::plan::{HookPoint, hooks};
 use crate::sys::process::signal;
@@ -193,7 +194,7 @@ impl Container {
     /// Remove all that was made for it. Its processes must have ended.
     pub fn remove(self) -> Result<()> {
         if let Some(mount) = &self.state.host_mount {
-            mount.remove()?;
+            host::unmount(mount)?;
         }
         if let Some(cgroup) = self.state.cgroup()? {
             cgroup.remove()?;

@@ -39,17 +39,9 @@ pub struct State {
     /// `None` until there is an init: the record of an intent.
     pub init: Option<Process>,
     pub cgroup: Option<Location>,
-    /// A mount of ours on the host, of a container that has no mount namespace of its own.
+    /// Where init mounts the root for everybody to see, of a container that has no mount namespace of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host_mount: Option<HostMount>,
-}
-
-/// The place of a mount that init makes where everybody sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostMount {
-    pub path: PathBuf,
-    /// The mount that is there without ours (an engine's overlay, as often as not), which is not ours to take off.
-    pub below: u64,
+    pub host_mount: Option<PathBuf>,
 }
 
 /// A process that cannot be mistaken for a later one with its pid.
@@ -69,22 +61,6 @@ impl State {
             result => result.with_context(|| format!("read {path:?}"))?,
         };
         serde_json::from_slice(&bytes).with_context(|| format!("{path:?} is damaged")).map(Some)
-    }
-}
-
-impl HostMount {
-    /// Before anything is mounted at `path`.
-    pub fn at(path: PathBuf) -> Result<HostMount> {
-        let below = crate::host::mount_id(&path)?.with_context(|| format!("{path:?} does not exist"))?;
-        Ok(HostMount { path, below })
-    }
-
-    /// Take off what was mounted since.
-    pub fn remove(&self) -> Result<()> {
-        match crate::host::mount_id(&self.path)? {
-            Some(on_top) if on_top != self.below => crate::host::unmount(&self.path),
-            _ => Ok(()),
-        }
     }
 }
 

@@ -146,8 +146,19 @@ impl Room {
         write_atomically(&self.path.join(name), content, 0o600)
     }
 
+    /// Never what is inside a directory of it: that may be a root which could not be unmounted.
     pub fn remove(self) -> Result<()> {
-        match fs::remove_dir_all(&self.path) {
+        let remove = || {
+            for entry in fs::read_dir(&self.path)? {
+                let entry = entry?;
+                match entry.file_type()?.is_dir() {
+                    true => fs::remove_dir(entry.path())?,
+                    false => fs::remove_file(entry.path())?,
+                }
+            }
+            fs::remove_dir(&self.path)
+        };
+        match remove() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("remove {:?}", self.path))
             }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::spawn::Child;
-use crate::container::state::HostMount;
 use crate::container::store::Room;
+use crate::host;
 use crate::host::cgroup::Cgroup;
 
 /// The things that must not outlive a failure. A guest has none but its child.
@@ -14,7 +14,7 @@ use crate::host::cgroup::Cgroup;
 pub struct Attempt {
     pub room: Option<Room>,
     pub cgroup: Option<Box<dyn Cgroup>>,
-    pub host_mount: Option<HostMount>,
+    pub host_mount: Option<PathBuf>,
     pub pid_file: Option<PathBuf>,
     pub child: Option<Child>,
 }
@@ -36,7 +36,7 @@ impl Attempt {
             note(std::fs::remove_file(path).with_context(|| format!("remove {path:?}")));
         }
         if let Some(mount) = &self.host_mount {
-            note(mount.remove());
+            note(host::unmount(mount));
         }
         if let Some(cgroup) = &self.cgroup {
             if self.child.is_some() {

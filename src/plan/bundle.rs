@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::facts::Facts;
 use super::request::{Options, Request, root_path};
+use super::typed::typed;
 use super::{capabilities, sysctl};
 
 /// A bundle as its author wrote it.
@@ -146,14 +146,6 @@ fn document(text: &[u8]) -> Result<Value> {
     ensure!(document.is_object(), "the outermost value is not an object");
     check_shape(&document, &mut Vec::new())?;
     Ok(document)
-}
-
-fn typed<T: DeserializeOwned>(document: Value) -> Result<T> {
-    serde_path_to_error::deserialize(document).map_err(|error| {
-        let path = error.path().to_string();
-        let reason = error.into_inner();
-        if path == "." { Error::msg(reason.to_string()) } else { Error::msg(format!("{path}: {reason}")) }
-    })
 }
 
 /// Members that are objects. The types would take a list for one, member by member.

@@ -6,7 +6,7 @@
 
 #![deny(clippy::disallowed_methods)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 
 use cgroup::CgroupLayout;
@@ -43,6 +43,7 @@ pub mod sysctl;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod typed;
 pub mod update;
 
 /// An index into the table of descriptors that the parent opened before the first step, or that a step fills.
@@ -66,9 +67,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether the root is mounted where everybody sees it, since the container has no mount namespace of its own.
-    pub fn mounts_on_host(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step.action, Action::Chroot))
+    /// Where the root is mounted for everybody to see, if the container has no mount namespace of its own.
+    pub fn host_mount(&self) -> Option<&CStr> {
+        self.steps.iter().find(|step| matches!(step.action, Action::Chroot))?;
+        self.steps.iter().find_map(|step| match &step.action {
+            Action::MountRoot { path, .. } => Some(path.as_c_str()),
+            _ => None,
+        })
     }
 
     /// The first descriptor that closes when the process begins; those below are given to it on purpose.

@@ -27,6 +27,8 @@ pub struct Request<'a> {
 /// What the command line and the runtime's environment ask for, beyond the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// The container's own directory on the host, absolute; the root is mounted in it if it cannot be mounted elsewhere.
+    pub room: PathBuf,
     pub no_pivot: bool,
     pub no_new_keyring: bool,
     /// Descriptors 3 and up that the caller gives to the process, after those of `listen`.

@@ -16,16 +16,20 @@ use super::{Action, Namespace, mount_options};
 /// A mount namespace that is not the container's own is not ours to change.
 const UNCHANGED: u64 = 0;
 
+/// Where the root of a container without a mount namespace is, in the container's own directory.
+const IN_ROOM: &str = "rootfs";
+
 /// Put the root tree in place, below which everything else is mounted.
 pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
     let root = request.spec.root().as_ref().context("root: missing")?;
     ensure!(!root.path().as_os_str().is_empty(), "root.path: missing");
-    let path = c_path(&root_path(request.bundle, root), "root.path")?;
-    let propagation = match (request.place(Namespace::Mount), configured_propagation(request)?) {
-        (Place::Inherited, _) => UNCHANGED,
-        (_, configured) => assembly_propagation(configured),
+    let source = c_path(&root_path(request.bundle, root), "root.path")?;
+    let (path, propagation) = match (request.place(Namespace::Mount), configured_propagation(request)?) {
+        // Everybody sees it. What the engine mounted on the bundle's path would slide on top of ours or below it.
+        (Place::Inherited, _) => (c_path(&request.options.room.join(IN_ROOM), "--root")?, UNCHANGED),
+        (_, configured) => (source.clone(), assembly_propagation(configured)),
     };
-    let slot = steps.tree("root.path", path.clone(), true, false, None);
+    let slot = steps.tree("root.path", source, true, false, None);
     steps.open_trees_here();
     steps.birth(Action::MountRoot { slot, path, propagation });
     Ok(())
@@ -159,9 +163,10 @@ mod tests {
     }
 
     #[test]
-    fn without_a_mount_namespace_nothing_of_the_hosts_changes() {
+    fn without_a_mount_namespace_the_root_is_mounted_in_the_containers_own_directory() {
         let config = json!({"linux": {"rootfsPropagation": "shared"}});
-        assert!(printed(config.clone(), plan).unwrap()[0].contains("propagation: 0"));
+        let root = printed(config.clone(), plan).unwrap().remove(0);
+        assert!(root.contains("propagation: 0") && root.contains("/run/corten/web/rootfs"), "{root}");
         assert_eq!(printed(config, plan_entry).unwrap(), ["Chroot"]);
     }
 

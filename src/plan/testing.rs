@@ -26,7 +26,12 @@ impl Given {
             whole[name] = member.clone();
         }
         let (spec, warnings) = bundle::parse(whole.to_string().as_bytes()).unwrap();
-        Given { spec, warnings, facts: host(Authority::Root), options: Options::default() }
+        Given {
+            spec,
+            warnings,
+            facts: host(Authority::Root),
+            options: Options { room: "/run/corten/web".into(), ..Options::default() },
+        }
     }
 
     pub fn run_by(self, authority: Authority) -> Given {

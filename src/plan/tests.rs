@@ -53,7 +53,7 @@ fn plans(text: &[u8], authority: Authority) -> (Plan, Plan) {
         Some(true) => Console::Socket("/run/console.sock".into()),
         _ => Console::None,
     };
-    let options = Options { console, ..Options::default() };
+    let options = Options { console, room: "/run/corten/web".into(), ..Options::default() };
     let request = Request {
         id: "web",
         bundle: Path::new("/run/bundles/web"),

@@ -198,18 +198,6 @@ pub fn pivot_to_cwd() -> Result<(), Errno> {
     Ok(())
 }
 
-/// The number of the mount that `path` leads to (statx(2), `STATX_MNT_ID`), its last component not followed.
-pub fn mount_id(path: &CStr) -> Result<u64, Errno> {
-    // SAFETY: all bytes zero is a valid `statx`.
-    let mut found: libc::statx = unsafe { std::mem::zeroed() };
-    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
-    // SAFETY: the path is a C string, and the pointer is to one live `statx`, which the kernel fills.
-    let result =
-        unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_MNT_ID, &raw mut found) };
-    checked(result.into())?;
-    Ok(found.stx_mnt_id)
-}
-
 /// Lazily unmount what lies on the current directory.
 pub fn detach_cwd() -> Result<(), Errno> {
     nix::mount::umount2(c".", nix::mount::MntFlags::MNT_DETACH)
