@@ -20,7 +20,7 @@ pub fn plan_keyring(request: &Request, process: &Process, steps: &mut Steps) -> 
         return Ok(());
     }
     if let Some(label) = selinux_label(request, process)? {
-        steps.every(Action::Label { file: c"attr/keycreate".into(), text: c_string(label)? });
+        steps.every(Action::Label { file: c"thread-self/attr/keycreate".into(), text: c_string(label)? });
     }
     steps.every(Action::SessionKeyring { name: c_string(format!("_ses.{}", request.id))? });
     Ok(())
@@ -35,10 +35,10 @@ pub fn plan_labels(request: &Request, process: &Process, steps: &mut Steps) -> R
             "process.apparmorProfile: {profile:?} is asked for, but AppArmor is not enabled here"
         );
         let text = c_string(format!("exec {profile}"))?;
-        steps.every(Action::Label { file: c"attr/apparmor/exec".into(), text });
+        steps.every(Action::Label { file: c"thread-self/attr/apparmor/exec".into(), text });
     }
     if let Some(label) = selinux_label(request, process)? {
-        steps.every(Action::Label { file: c"attr/exec".into(), text: c_string(label)? });
+        steps.every(Action::Label { file: c"thread-self/attr/exec".into(), text: c_string(label)? });
     }
     Ok(())
 }
@@ -116,12 +116,33 @@ mod tests {
         let process = process(json!({"apparmorProfile": "web", "selinuxLabel": "u:r:t:s0"}));
         assert_eq!(
             intents(&given, |request, steps| plan_labels(request, &process, steps)).unwrap(),
-            ["write \"exec web\" to attr/apparmor/exec", "write u:r:t:s0 to attr/exec"]
+            [
+                "write \"exec web\" to thread-self/attr/apparmor/exec",
+                "write u:r:t:s0 to thread-self/attr/exec"
+            ]
         );
         assert_eq!(
             intents(&given, |request, steps| plan_keyring(request, &process, steps)).unwrap(),
-            ["write u:r:t:s0 to attr/keycreate", "join session keyring _ses.web"]
+            ["write u:r:t:s0 to thread-self/attr/keycreate", "join session keyring _ses.web"]
         );
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "the kernel has the names")]
+    fn the_files_of_labels_are_procfs_own() {
+        let mut given = Given::new(json!({}));
+        given.facts.selinux = true;
+        let process = process(json!({"selinuxLabel": "u:r:t:s0"}));
+        let mut steps = Steps::new(given.facts.authority);
+        plan_keyring(&given.request(), &process, &mut steps).unwrap();
+        plan_labels(&given.request(), &process, &mut steps).unwrap();
+        let files = steps.listed().iter().filter_map(|step| match &step.action {
+            Action::Label { file, .. } => Some(file.to_str().unwrap()),
+            _ => None,
+        });
+        let files: Vec<&str> = files.collect();
+        assert_eq!(files.len(), 2);
+        assert!(files.iter().all(|file| std::path::Path::new("/proc").join(file).exists()), "{files:?}");
     }
 
     #[test]
