@@ -1,9 +1,11 @@
 //! The parent's hands: control groups, id maps, hooks. Runs outside.
 
+pub mod bus;
 pub mod cgroup;
 pub mod hooks;
 pub mod idmap;
 pub mod oom;
+pub mod systemd;
 
 use std::path::Path;
 

@@ -47,12 +47,6 @@ impl Bundle {
         Request { id, bundle: &self.directory, spec: &self.spec, warnings: &self.warnings, facts, options }
     }
 
-    pub fn has_user_namespace(&self) -> bool {
-        let linux = self.spec.linux().as_ref();
-        let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
-        namespaces.is_some_and(|all| all.iter().any(|one| one.typ() == LinuxNamespaceType::User))
-    }
-
     /// A root that is a symbolic link could point elsewhere tomorrow.
     fn check_root(&self) -> Result<()> {
         let root = self.spec.root().as_ref().context("root: missing")?;

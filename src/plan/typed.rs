@@ -105,7 +105,7 @@ impl<'de> Deserializer<'de> for Given {
                 let word: StrDeserializer<'_, Misfit> = word.as_str().into_deserializer();
                 visitor.visit_enum(word)
             }
-            _ => Given(self.0).deserialize_any(Word).and_then(|never| match never {}),
+            _ => self.deserialize_any(Word).map(|never| match never {}),
         }
     }
 
