@@ -8,8 +8,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, bundle, skip, wait_for};
-use crate::call::{Output, eventually};
+use crate::bundle::{Bundle, bundle, runtime, skip, wait_for};
+use crate::call::{Call, Output, eventually};
 use crate::cgroups::hierarchy;
 use crate::terminal::receive_file;
 
@@ -28,6 +28,23 @@ fn exec_process(bundle: &Bundle, process: &Value) -> Output {
     let file = bundle.scratch().join("process.json");
     fs::write(&file, process.to_string()).unwrap();
     bundle.call(["exec", "--process"]).arg(&file).arg(&bundle.id).output()
+}
+
+/// Podman without root calls from a user namespace, in a pid namespace that the host owns: setns(2) leads out of it
+/// and not back.
+#[test]
+fn root_of_a_user_namespace_runs_processes_in_its_containers() {
+    let mut bundle = bundle!();
+    // Its one mapped group is root's.
+    bundle.args(&["sleep", "1000"]).set("/mounts/2/options", json!(["newinstance", "ptmxmode=0666"]));
+    bundle.write_config();
+    let line = r#"r="$1 --root $2"; $r create --bundle $3 $4 && $r start $4 && $r exec $4 echo through; s=$?
+        $r delete --force $4 && exit $s"#;
+    let call =
+        Call::new("unshare", &bundle.scratch()).args(["--user", "--map-root-user", "--mount", "sh", "-c"]);
+    let call =
+        call.args([line, "sh"]).arg(runtime()).arg(bundle.state_root()).arg(bundle.path()).arg(&bundle.id);
+    assert_eq!(call.output().ok().stdout(), "through\n");
 }
 
 #[test]

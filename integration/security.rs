@@ -10,6 +10,7 @@ use nix::unistd::{getegid, geteuid};
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, skip};
+use crate::call::Call;
 use crate::namespaces::map_users;
 use crate::traces::Traces;
 
@@ -421,4 +422,29 @@ fn cve_2019_5736_the_executable_of_a_waiting_init_cannot_be_written() {
     assert!(["EROFS\n", "ETXTBSY\n"].contains(&attempt.as_str()), "{attempt}");
     bundle.start().ok();
     assert!(fs::read(&bundle.runtime).unwrap() == before, "the runtime was overwritten");
+}
+
+/// Docker gives every container a profile where the host has AppArmor.
+#[test]
+fn an_apparmor_profile_confines_the_first_process_and_guests() {
+    let enabled = fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == b"Y\n");
+    if !enabled {
+        skip!("AppArmor is not enabled on this host");
+    }
+    let mut bundle = bundle!();
+    let rules =
+        format!("profile {} flags=(attach_disconnected) {{ file, signal, ptrace, capability, }}", bundle.id);
+    let file = bundle.scratch().join("profile");
+    fs::write(&file, rules).unwrap();
+    Call::new("apparmor_parser", &bundle.scratch()).arg("--replace").arg(&file).output().ok();
+    let profile = bundle.id.clone();
+    bundle.set("/process/apparmorProfile", json!(profile));
+    bundle.shell("cat /proc/self/attr/current; exec sleep 1000");
+    bundle.create().ok();
+    bundle.start().ok();
+    let confined = fs::read_to_string(format!("/proc/{}/attr/current", bundle.pid())).unwrap();
+    let guest = bundle.exec(&["cat", "/proc/self/attr/current"]).ok().stdout();
+    bundle.verb("delete", &["--force"]).ok();
+    Call::new("apparmor_parser", &bundle.scratch()).arg("--remove").arg(&file).output().ok();
+    assert_eq!((confined, guest), (format!("{profile} (enforce)\n"), format!("{profile} (enforce)\n")));
 }

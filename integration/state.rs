@@ -74,6 +74,30 @@ fn who_is_not_root_has_a_root_directory_in_xdg_runtime_dir() {
     assert_eq!(call.output().ok().stdout(), format!("{}\n", bundle.id));
 }
 
+/// Podman without root calls from a user namespace in which it is root, and passes XDG_RUNTIME_DIR but not USER.
+#[test]
+fn root_of_a_users_namespace_has_a_root_directory_in_xdg_runtime_dir() {
+    let mut bundle = bundle!();
+    let runtime_dir = bundle.scratch().join("xdg");
+    fs::create_dir(&runtime_dir).unwrap();
+    bundle.running();
+    symlink(bundle.state_root(), runtime_dir.join("corten")).unwrap();
+    let listed = |user: Option<&str>, words: &[&str]| {
+        let mut call = Call::new(words[0], &bundle.scratch()).args(&words[1..]);
+        call = call.arg(runtime()).args(["list", "--quiet"]).env("XDG_RUNTIME_DIR", &runtime_dir);
+        match user {
+            Some(user) => call.command.env("USER", user),
+            None => call.command.env_remove("USER"),
+        };
+        call.output().ok().stdout().contains(&bundle.id)
+    };
+    let in_a_namespace = ["unshare", "--user", "--map-root-user"];
+    assert!(listed(None, &in_a_namespace));
+    assert!(listed(Some("somebody"), &in_a_namespace));
+    assert!(!listed(Some("root"), &in_a_namespace), "root of a system container");
+    assert!(!listed(Some("somebody"), &["env"]), "root itself, whatever it is called");
+}
+
 #[test]
 fn delete_leaves_the_root_directory_empty() {
     let bundle = bundle!();

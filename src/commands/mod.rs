@@ -114,14 +114,19 @@ fn root(global: &GlobalOptions) -> Result<PathBuf> {
         ensure!(root.as_os_str() != "/", "--root must not be the root directory");
         return std::path::absolute(root).with_context(|| format!("--root {root:?}"));
     }
-    let is_root = nix::unistd::geteuid().is_root();
-    let namespaced = is_root && std::env::var_os("USER").is_some_and(|user| user != "root");
     match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if !directory.is_empty() && (!is_root || namespaced) => {
+        Some(directory) if !directory.is_empty() && !is_root()? => {
             Ok(PathBuf::from(directory).join("corten"))
         }
         _ => Ok(PathBuf::from("/run/corten")),
     }
+}
+
+/// Whether `/run` is ours. Podman without root calls as uid 0 of a user namespace, with `XDG_RUNTIME_DIR` and little
+/// else in the environment; root of a system container has a user namespace as well, but is named so.
+fn is_root() -> Result<bool> {
+    let named_root = || std::env::var_os("USER").is_some_and(|user| user == "root");
+    Ok(nix::unistd::geteuid().is_root() && (named_root() || crate::plan::facts::in_initial_user_namespace()?))
 }
 
 /// Print on standard output; a reader that has gone away is an error like any other.

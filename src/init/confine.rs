@@ -9,7 +9,7 @@ use crate::sys;
 use crate::wire::{self, Report};
 
 impl Init<'_> {
-    /// Through the procfs that the parent opened: the container's may be anything (CVE-2025-52881).
+    /// `file` is relative to `/proc`. Through the procfs that the parent opened: the container's may be anything (CVE-2025-52881).
     pub fn label(&self, file: &CStr, text: &CStr) -> Outcome {
         let file = self.procfs()?.own_file(file, libc::O_WRONLY)?;
         Ok(sys::fd::write_once(file.as_fd(), text.to_bytes())?)

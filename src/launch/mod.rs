@@ -171,7 +171,7 @@ const DELEGATE: &str = "config.json: linux.resources and linux.cgroupsPath need 
 fn make_group(plan: &GroupPlan, group: &mut Option<Box<dyn Cgroup>>) -> Result<()> {
     let Some(made) = group else { return Ok(()) };
     match made.create() {
-        Err(error) if cgroup::is_denied(&error) && !plan.required && plan.limits.is_empty() => {
+        Err(error) if cgroup::is_denied(&error) && plan.can_do_without() => {
             made.remove()?;
             *group = None;
             return Ok(());

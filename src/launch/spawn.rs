@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
 use super::opening::Slots;
-use crate::plan::{Enter, Namespace};
+use crate::plan::{Enter, Namespace, Slot};
 use crate::sys::process::{
     Side, Whom, clone_process, exit_now, is_single_threaded, open_pidfd, signal, wait,
 };
@@ -33,29 +33,15 @@ pub fn spawn(
         is_single_threaded().context("count our threads")?,
         "corten has threads, so it cannot clone safely"
     );
-    let user_namespace = match enter.stand_in {
-        Some(slot) => Some(slots.get(slot)?.try_clone_to_owned().context("copy a descriptor")?),
-        None => None,
-    };
-    let pid_namespace = match enter.pid {
-        Some(slot) => Some(slots.get(slot)?.try_clone_to_owned().context("copy a descriptor")?),
-        None => None,
-    };
+    if enter.stand_in {
+        return clone_by_stand_in(enter, slots, birthplace, inside);
+    }
     let mut away = Away::default();
     let clone = || {
         for (kind, slot) in &enter.ahead {
             away.enter(*kind, slots.get(*slot)?)?;
         }
-        match (user_namespace, pid_namespace) {
-            (Some(user), pid) => {
-                clone_by_stand_in(enter.clone, user.as_fd(), pid.as_ref(), birthplace, || inside(slots))
-            }
-            (None, Some(pid)) => {
-                away.enter(Namespace::Pid, pid.as_fd())?;
-                clone_child(enter.clone, birthplace, || inside(slots))
-            }
-            (None, None) => clone_child(enter.clone, birthplace, || inside(slots)),
-        }
+        clone_child(enter.clone, birthplace, || inside(slots))
     };
     let child = clone();
     // Whatever became of the child: what is undone now, or done later, is done in our own namespaces.
@@ -141,23 +127,28 @@ fn clone_hint(error: Errno) -> &'static str {
     }
 }
 
-/// Namespaces that a joined user namespace must own can only be made from within it, and nobody comes back from there.
+/// Nobody comes back from a user namespace, nor from another's to one that a user namespace above owns.
 /// So a stand-in goes, and clones init as its own sister.
 fn clone_by_stand_in(
-    flags: u64,
-    user_namespace: BorrowedFd<'_>,
-    pid_namespace: Option<&OwnedFd>,
+    enter: &Enter,
+    slots: Slots,
     birthplace: Option<BorrowedFd<'_>>,
-    inside: impl FnOnce(),
+    inside: impl FnOnce(Slots),
 ) -> Result<Child> {
     let (ours, theirs) = wire::pair().context("make a socket pair")?;
     let stand_in = clone_child(0, birthplace, || {
-        let born = setns(user_namespace, CloneFlags::CLONE_NEWUSER)
-            .and_then(|()| pid_namespace.map_or(Ok(()), |pid| setns(pid, CloneFlags::CLONE_NEWPID)))
-            .and_then(|()| clone_process(flags | libc::CLONE_PARENT as u64, None));
+        let enter_one = |(kind, slot): &(Namespace, Slot)| {
+            let namespace = slots.get(*slot).map_err(|_| Errno::EBADF)?;
+            setns(namespace, CloneFlags::from_bits_retain(kind.flag()))
+        };
+        let born = enter
+            .ahead
+            .iter()
+            .try_for_each(enter_one)
+            .and_then(|()| clone_process(enter.clone | libc::CLONE_PARENT as u64, None));
         let report = match born {
             Ok(Side::Child) => {
-                inside();
+                inside(slots);
                 exit_now(1)
             }
             Ok(Side::Parent { pid, .. }) => Report::Born { pid },
@@ -182,7 +173,7 @@ fn clone_by_stand_in(
             let error = Errno::from_raw(errno);
             Err(error).context(clone_hint(error))
         }
-        _ => bail!("the stand-in in the joined user namespace died"),
+        _ => bail!("the stand-in died before it could make the first process"),
     }
 }
 

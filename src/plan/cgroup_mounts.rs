@@ -114,6 +114,10 @@ fn plan_hierarchy(planner: &Planner, hierarchy: &Mounted, steps: &mut Steps) -> 
     let inside = c_string(format!("{}/{}", planner.destination, hierarchy.directory_name()))?;
     let mut mount = Mount::new(inside, what).with_options(&planner.options);
     confine(&mut mount);
+    if planner.group.is_none() && planner.request.facts.authority != Authority::Root {
+        // The whole hierarchy, for want of a group: see CVE-2023-25809.
+        make_read_only(&mut mount);
+    }
     planner.add(mount, steps);
     Ok(())
 }
@@ -246,6 +250,34 @@ mod tests {
             let steps = planned(&given(unified_host(), namespaces, mount.clone()), None).unwrap();
             assert_eq!(printed(&steps), ["cgroup2 source=cgroup nsdelegate on /sys/fs/cgroup ro"]);
         }
+    }
+
+    #[test]
+    fn who_may_have_to_do_without_a_group_sees_whole_hierarchies_read_only() {
+        let mount = json!({"type": "cgroup", "source": "cgroup"});
+        let trees = |path: Option<&str>| {
+            let mut given = given(hybrid_host(), json!([{"type": "mount"}]), mount.clone());
+            given.facts.authority = Authority::NamespacedRoot;
+            given.spec.set_process(Some(Default::default()));
+            let linux = given.spec.linux_mut().as_mut().unwrap();
+            linux.set_cgroups_path(path.map(PathBuf::from));
+            let plan = super::super::steps::birth(&given.request()).unwrap();
+            let systemd = plan.steps.iter().find_map(|step| match &step.action {
+                Action::Mount(mount) if mount.inside.as_c_str() == c"/sys/fs/cgroup/systemd" => Some(mount),
+                _ => None,
+            });
+            let Some(Mount { what: MountWhat::Tree { slot }, set, .. }) = systemd.map(|mount| &**mount)
+            else {
+                panic!("{plan:?}")
+            };
+            let Some((_, Open::Tree { source, .. })) = plan.open.iter().find(|(opened, _)| opened == slot)
+            else {
+                panic!("{plan:?}")
+            };
+            (source.to_string_lossy().into_owned(), set & libc::MOUNT_ATTR_RDONLY != 0)
+        };
+        assert_eq!(trees(None), ("/sys/fs/cgroup/systemd".to_string(), true));
+        assert_eq!(trees(Some("/mine")), ("/sys/fs/cgroup/systemd/mine".to_string(), false));
     }
 
     #[test]

@@ -153,6 +153,24 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "the kernel has the names")]
+    fn the_files_of_labels_are_procfs_own() {
+        let mut given = Given::new(json!({}));
+        given.facts.selinux = true;
+        let process = process(json!({"selinuxLabel": "u:r:t:s0"}));
+        let mut steps = Steps::new(given.facts.authority);
+        plan_keyring(&given.request(), &process, &mut steps).unwrap();
+        plan_labels(&given.request(), &process, &mut steps).unwrap();
+        let files = steps.listed().iter().filter_map(|step| match &step.action {
+            Action::Label { file, .. } => Some(file.to_str().unwrap()),
+            _ => None,
+        });
+        let files: Vec<&str> = files.collect();
+        assert_eq!(files.len(), 2);
+        assert!(files.iter().all(|file| std::path::Path::new("/proc").join(file).exists()), "{files:?}");
+    }
+
+    #[test]
     fn a_profile_is_never_left_out_because_its_module_is_missing() {
         let mut given = Given::new(json!({}));
         given.facts.apparmor = false;

@@ -74,7 +74,7 @@ impl Facts {
             kernel.1
         );
         let (euid, egid) = (geteuid().as_raw(), getegid().as_raw());
-        let initial = is_initial(&read("/proc/self/uid_map")?);
+        let initial = in_initial_user_namespace()?;
         let authority = match (euid, initial) {
             (0, true) => Authority::Root,
             (0, false) => Authority::NamespacedRoot,
@@ -121,6 +121,10 @@ fn parse_release(release: &str) -> Result<(u32, u32)> {
         (Some(Ok(version)), Some(Ok(patch_level))) => Ok((version, patch_level)),
         _ => anyhow::bail!("{:?} is not a kernel release", release.trim()),
     }
+}
+
+pub fn in_initial_user_namespace() -> Result<bool> {
+    Ok(is_initial(&read("/proc/self/uid_map")?))
 }
 
 /// A user namespace that maps every id to itself is the initial one, or as good.

@@ -145,6 +145,13 @@ pub struct GroupPlan {
     pub owner: Option<u32>,
 }
 
+impl GroupPlan {
+    /// Whether a container lives without the group where a user may make none.
+    pub fn can_do_without(&self) -> bool {
+        !self.required && self.limits.is_empty()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdMapping {
     pub inside: u32,
@@ -197,14 +204,11 @@ pub enum Namespace {
 pub struct Enter {
     /// `CLONE_NEW*` flags for clone3(2); never the cgroup or the time namespace, which the child makes itself.
     pub clone: u64,
-    /// A pid namespace that is entered before the clone, for the child alone: by the stand-in if there is one,
-    /// else by the parent, which goes back to its own after the clone.
-    pub pid: Option<Slot>,
-    /// Other namespaces that the parent enters before the clone and leaves after it: a child born in a new user
-    /// namespace has no right to join what older ones own.
+    /// Namespaces that are entered before the clone, in this order: a pid namespace takes a clone, and a child born in
+    /// a new user namespace has no right to join what older ones own. The parent enters them and comes back.
     pub ahead: Vec<(Namespace, Slot)>,
-    /// A user namespace that must be entered before the clone, by a stand-in which then clones init with `CLONE_PARENT`.
-    pub stand_in: Option<Slot>,
+    /// Nobody could come back: a stand-in enters them, and clones init with `CLONE_PARENT`.
+    pub stand_in: bool,
 }
 
 /// One step of the child's walk.

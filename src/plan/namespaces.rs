@@ -99,13 +99,13 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
     let unprivileged = request.facts.authority == Authority::User;
     // A pid namespace takes a clone, and what is to belong to the joined user namespace, or needs its rights,
     // must wait until that is entered.
-    let stand_in = joined_user
+    let user_ahead = joined_user
         && match request.place(Namespace::Pid) {
             Place::Inherited => false,
             Place::New => true,
             Place::Joined(_) => unprivileged,
         };
-    let born_in_user_namespace = user == Place::New || stand_in;
+    let born_in_user_namespace = user == Place::New || user_ahead;
 
     let mut made = 0;
     let mut joined = Vec::new();
@@ -116,13 +116,13 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
             Place::Joined(path) => {
                 let path = c_string(path.as_os_str().as_encoded_bytes())?;
                 let slot = steps.open(Open::Namespace { kind: kind.namespace, path });
-                match kind.namespace {
-                    Namespace::User if stand_in => steps.enter.stand_in = Some(slot),
-                    Namespace::Pid => steps.enter.pid = Some(slot),
-                    Namespace::Mount => joined.push((kind.namespace, slot)),
-                    other if born_in_user_namespace && !unprivileged => steps.enter.ahead.push((other, slot)),
-                    other => joined.push((other, slot)),
-                }
+                let ahead = match kind.namespace {
+                    Namespace::User => user_ahead,
+                    Namespace::Pid => true,
+                    Namespace::Mount => false,
+                    _ => born_in_user_namespace && !unprivileged,
+                };
+                if ahead { &mut steps.enter.ahead } else { &mut joined }.push((kind.namespace, slot));
             }
         }
     }
@@ -130,13 +130,20 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
         // Root may join anything, but no longer once it is only the root of another user namespace.
         joined.sort_by_key(|(kind, _)| *kind == Namespace::User);
     }
+    // Within the joined user namespace others' are out of reach, and its own pid namespaces within.
+    steps.enter.ahead.sort_by_key(|(kind, _)| match kind {
+        Namespace::User => 1,
+        Namespace::Pid => 2,
+        _ => 0,
+    });
+    steps.enter.stand_in = user_ahead || cannot_return(request, steps);
     for (kind, slot) in joined {
         steps.birth(Action::Join { kind, slot });
     }
 
     // The cgroup namespace is rooted at the group in which it is made, so init makes it in its own.
     let by_init =
-        if joined_user && !stand_in { made } else { made & libc::CLONE_NEWCGROUP } & !libc::CLONE_NEWTIME;
+        if joined_user && !user_ahead { made } else { made & libc::CLONE_NEWCGROUP } & !libc::CLONE_NEWTIME;
     steps.enter.clone = (made & !by_init & !libc::CLONE_NEWTIME) as u64;
     if by_init != 0 {
         steps.birth(Action::Unshare { flags: by_init });
@@ -163,12 +170,14 @@ pub fn plan_guest(request: &Request, init_pid: i32, steps: &mut Steps) {
     let owned = KINDS.iter().map(|kind| kind.namespace).filter(|kind| own(*kind));
     let mut flags: i32 = owned.map(Namespace::flag).sum();
     if own(Namespace::Pid) {
-        steps.enter.pid = Some(slot);
-        flags &= !libc::CLONE_NEWPID;
-        if request.facts.authority == Authority::User && own(Namespace::User) {
-            steps.enter.stand_in = Some(slot);
+        let user_ahead = request.facts.authority == Authority::User && own(Namespace::User);
+        if user_ahead {
+            steps.enter.ahead.push((Namespace::User, slot));
             flags &= !libc::CLONE_NEWUSER;
         }
+        steps.enter.ahead.push((Namespace::Pid, slot));
+        flags &= !libc::CLONE_NEWPID;
+        steps.enter.stand_in = user_ahead || cannot_return(request, steps);
     }
     if flags != 0 {
         steps.every(Action::JoinProcess { slot, flags });
@@ -176,6 +185,12 @@ pub fn plan_guest(request: &Request, init_pid: i32, steps: &mut Steps) {
     if own(Namespace::User) {
         steps.every(Action::TakeRoot);
     }
+}
+
+/// Root of another user namespace than the first may live in namespaces that the first owns, as Podman's does.
+/// setns(2) takes it out of them and not back.
+fn cannot_return(request: &Request, steps: &Steps) -> bool {
+    request.facts.authority == Authority::NamespacedRoot && !steps.enter.ahead.is_empty()
 }
 
 fn check(request: &Request) -> Result<()> {
@@ -355,9 +370,8 @@ mod tests {
             {"type": "user"}, {"type": "mount"},
             {"type": "network", "path": "/run/netns/a"}, {"type": "pid", "path": "/proc/7/ns/pid"},
         ])));
-        assert_eq!(steps.enter.ahead, [(Namespace::Network, Slot(0))]);
-        assert_eq!(steps.enter.pid, Some(Slot(1)));
-        assert_eq!(steps.enter.stand_in, None);
+        assert_eq!(steps.enter.ahead, [(Namespace::Network, Slot(0)), (Namespace::Pid, Slot(1))]);
+        assert!(!steps.enter.stand_in);
     }
 
     #[test]
@@ -394,8 +408,8 @@ mod tests {
             {"type": "user", "path": "/proc/7/ns/user"}, {"type": "network", "path": "/proc/7/ns/net"},
             {"type": "pid"}, {"type": "mount"},
         ])));
-        assert_eq!(steps.enter.stand_in, Some(Slot(0)));
-        assert_eq!(steps.enter.ahead, [(Namespace::Network, Slot(1))]);
+        assert!(steps.enter.stand_in);
+        assert_eq!(steps.enter.ahead, [(Namespace::Network, Slot(1)), (Namespace::User, Slot(0))]);
         assert_eq!(steps.enter.clone, flags(&[Namespace::Pid, Namespace::Mount]));
         assert_eq!(intents(&steps), ["become root of the user namespace"]);
     }
@@ -462,11 +476,24 @@ mod tests {
             let mut steps = Steps::of_a_guest(authority);
             plan_guest(&given.request(), 42, &mut steps);
             let Action::JoinProcess { flags, .. } = steps.listed()[0].action else { panic!("{steps:?}") };
-            (steps.enter.pid, steps.enter.stand_in, flags as u64)
+            (steps.enter.ahead, steps.enter.stand_in, flags as u64)
         };
-        use Namespace::{Ipc, Mount, User};
-        assert_eq!(guest(Authority::Root), (Some(Slot(0)), None, flags(&[Ipc, Mount, User])));
-        assert_eq!(guest(Authority::User), (Some(Slot(0)), Some(Slot(0)), flags(&[Ipc, Mount])));
+        use Namespace::{Ipc, Mount, Pid, User};
+        let (user, pid) = ((User, Slot(0)), (Pid, Slot(0)));
+        assert_eq!(guest(Authority::Root), (vec![pid], false, flags(&[Ipc, Mount, User])));
+        assert_eq!(guest(Authority::NamespacedRoot), (vec![pid], true, flags(&[Ipc, Mount, User])));
+        assert_eq!(guest(Authority::User), (vec![user, pid], true, flags(&[Ipc, Mount])));
+    }
+
+    #[test]
+    fn root_of_a_user_namespace_needs_a_stand_in_for_what_it_cannot_come_back_from() {
+        let stand_in =
+            |namespaces| planned(&given(namespaces).run_by(Authority::NamespacedRoot)).enter.stand_in;
+        assert!(stand_in(json!([{"type": "pid", "path": "/proc/7/ns/pid"}])));
+        assert!(stand_in(json!([
+            {"type": "user"}, {"type": "mount"}, {"type": "network", "path": "/run/netns/a"},
+        ])));
+        assert!(!stand_in(json!([{"type": "pid"}, {"type": "network", "path": "/run/netns/a"}])));
     }
 
     #[test]

@@ -131,11 +131,8 @@ fn entry(plan: &Plan) -> String {
     if enter.clone != 0 {
         parts.push(format!("new {}", namespaces(enter.clone as i32)));
     }
-    if let Some(Slot(slot)) = enter.stand_in {
-        parts.push(format!("by a stand-in in the user namespace of slot {slot}"));
-    }
-    if let Some(Slot(slot)) = enter.pid {
-        parts.push(format!("in the pid namespace of slot {slot}"));
+    if enter.stand_in {
+        parts.push("by a stand-in".to_string());
     }
     for (kind, Slot(slot)) in &enter.ahead {
         parts.push(format!("in the {} namespace of slot {slot}", kind.name()));

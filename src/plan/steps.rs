@@ -12,9 +12,9 @@ use super::facts::Authority;
 use super::namespaces::Place;
 use super::request::{Cgroups, Request};
 use super::{
-    Action, Enter, HookPoint, HookStreams, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When,
-    annotations, capabilities, cgroup, confinement, devices, hooks, mounts, namespaces, netdev, process,
-    resctrl, rlimits, rootfs, scheduling, sysctl,
+    Action, Enter, GroupPlan, HookPoint, HookStreams, IdMap, Moment, Namespace, Open, Outside, Plan, Slot,
+    Step, When, annotations, capabilities, cgroup, confinement, devices, hooks, mounts, namespaces, netdev,
+    process, resctrl, rlimits, rootfs, scheduling, sysctl,
 };
 
 /// The birth of a container.
@@ -22,7 +22,9 @@ pub fn birth(request: &Request) -> Result<Plan> {
     let mut steps = Steps::new(request.facts.authority);
     request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     let cgroup = cgroup::plan(request).context("config.json")?;
-    let path = cgroup.as_ref().map(|group| group.path.as_path());
+    // Where the group may be denied, nothing may count on it.
+    let certain = |group: &&GroupPlan| request.facts.authority == Authority::Root || !group.can_do_without();
+    let path = cgroup.as_ref().filter(certain).map(|group| group.path.as_path());
     let resctrl = resctrl::plan(request).context("config.json")?;
     order_of_birth(request, path, &mut steps).context("config.json")?;
     Ok(Plan { cgroup, resctrl, ..steps.finish() })
