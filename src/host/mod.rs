@@ -1,6 +1,7 @@
-//! The parent's hands: control groups, id maps, hooks. Runs outside.
+//! The parent's hands: control groups, id maps, hooks, criu. Runs outside.
 
 pub mod cgroup;
+pub mod criu;
 pub mod hooks;
 pub mod idmap;
 pub mod oom;

@@ -33,7 +33,7 @@ impl Conversation<'_> {
             match self.receive()? {
                 Some(Report::Reached { step }) => match self.moment(step)? {
                     Moment::Entered => idmap::write(self.child.pid, &self.plan.outside)?,
-                    Moment::Assembled => self.run_hooks()?,
+                    Moment::Assembled => run_hooks(self.plan, self.state, self.child.pid)?,
                     Moment::Ready => return Ok(()),
                 },
                 Some(Report::Listener { step, fd }) => self.forward_listener(step, fd)?,
@@ -69,16 +69,6 @@ impl Conversation<'_> {
             Action::Report(moment) => Ok(moment),
             _ => bail!("the child waits at step {step}, which is not a meeting point"),
         }
-    }
-
-    fn run_hooks(&self) -> Result<()> {
-        let outside = &self.plan.outside;
-        let both =
-            [(HookPoint::Prestart, &outside.prestart), (HookPoint::CreateRuntime, &outside.create_runtime)];
-        for (point, listed) in both {
-            hooks::run(point, listed, &self.state.for_hooks(point, self.child.pid))?;
-        }
-        Ok(())
     }
 
     fn forward_listener(&self, step: u32, number: i32) -> Result<()> {
@@ -117,6 +107,17 @@ impl Conversation<'_> {
             _ => anyhow!("the container's first process ended while it was being set up"),
         }
     }
+}
+
+/// The hooks of a container that has its namespaces, and that `pid` is the first process of.
+pub fn run_hooks(plan: &Plan, state: &State, pid: i32) -> Result<()> {
+    let outside = &plan.outside;
+    let both =
+        [(HookPoint::Prestart, &outside.prestart), (HookPoint::CreateRuntime, &outside.create_runtime)];
+    for (point, listed) in both {
+        hooks::run(point, listed, &state.for_hooks(point, pid))?;
+    }
+    Ok(())
 }
 
 /// The sentence for a step that did not succeed. Engines look for parts of some (runc's texts).

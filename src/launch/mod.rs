@@ -2,13 +2,16 @@
 //!
 //! Runs outside. Decides nothing about a container: `plan/` has decided, `host/` and `init/` do.
 
+pub mod checkpoint;
 pub mod converse;
 pub mod foreground;
 pub mod opening;
 pub mod relay;
+pub mod restore;
 pub mod sockets;
 pub mod spawn;
 pub mod undo;
+mod verify;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -92,19 +95,8 @@ fn try_birth(
     contact: Contact,
     attempt: &mut Attempt,
 ) -> Result<()> {
-    let room = &*attempt.room.insert(store.claim(&state.id)?);
-    room.write(CONFIG, config)?;
-    if let Some(group) = &plan.cgroup {
-        let made = attempt.cgroup.insert(cgroup::open(&group.layout, &group.path)?);
-        state.cgroup = Some(made.location());
-    }
-    // From here on a later `delete --force` knows what to look for, whatever becomes of us.
-    write_state(room, &state)?;
-    if let Some(group) = &plan.cgroup {
-        make_group(group, &mut attempt.cgroup)?;
-        // A parent that somebody made meanwhile is not ours to remove.
-        state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
-    }
+    claim(store, plan, &mut state, config, attempt)?;
+    let room = attempt.room.as_ref().context("a container without a room")?;
     if let Some(place) = &state.host_mount {
         std::fs::create_dir(place).with_context(|| format!("make directory {place:?}"))?;
         attempt.host_mount = Some(place.clone());
@@ -126,6 +118,24 @@ fn try_birth(
     write_state(room, &state)?;
     announce(child, contact.pid_file, contact.pidfd_socket.as_deref(), &mut attempt.pid_file)?;
     wire::grant(socket.as_fd()).context("tell the child to go on")
+}
+
+/// Take the id, write down what is intended, and make the groups.
+fn claim(store: &Store, plan: &Plan, state: &mut State, config: &[u8], attempt: &mut Attempt) -> Result<()> {
+    let room = &*attempt.room.insert(store.claim(&state.id)?);
+    room.write(CONFIG, config)?;
+    if let Some(group) = &plan.cgroup {
+        let made = attempt.cgroup.insert(cgroup::open(&group.layout, &group.path)?);
+        state.cgroup = Some(made.location());
+    }
+    // From here on a later `delete --force` knows what to look for, whatever becomes of us.
+    write_state(room, state)?;
+    if let Some(group) = &plan.cgroup {
+        make_group(group, &mut attempt.cgroup)?;
+        // A parent that somebody made meanwhile is not ours to remove.
+        state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
+    }
+    Ok(())
 }
 
 /// Make the group, with its rules on devices. A user to whom no groups were delegated can do without one, if nothing

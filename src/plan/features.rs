@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 
 use super::facts::Facts;
 use super::seccomp::{self, words};
-use super::{capabilities, filesystem, hooks, mount_options, namespaces, process, scheduling};
+use super::{capabilities, checkpoint, filesystem, hooks, mount_options, namespaces, process, scheduling};
 
 /// The oldest specification whose configurations are taken.
 const OLDEST_SPECIFICATION: &str = "1.0.0";
 
 /// Annotations that change what a container may do: an engine should not take them from just anybody.
-const UNSAFE_ANNOTATIONS: &[&str] = &[process::KEEP_GROUPS, filesystem::CONTEXT_TYPE];
+const UNSAFE_ANNOTATIONS: &[&str] =
+    &[process::KEEP_GROUPS, filesystem::CONTEXT_TYPE, checkpoint::CONFIG_FILE];
 
 pub fn document(facts: &Facts) -> Value {
     let known = words::FLAGS;
