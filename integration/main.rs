@@ -7,6 +7,7 @@ mod traces;
 
 mod bad_input;
 mod cgroups;
+mod checkpoint;
 mod cli;
 mod descriptors;
 mod devices;
