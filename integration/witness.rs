@@ -31,6 +31,7 @@ fn main() {
         ["fd-list"] => println!("{}", open_files()),
         ["time-offsets"] => println!("{}", json!(text("/proc/self/timens_offsets"))),
         ["sleep"] => std::thread::sleep(Duration::from_secs(60)),
+        ["huge-pages", number] => say(kernel::map_huge_pages(number.parse().expect("a number"))),
         ["signal-wait"] => wait_for_signal(),
         ["exit", code] => exit(code.parse().expect("an exit code")),
         other => {
@@ -307,6 +308,14 @@ mod kernel {
         runtime: u64,
         deadline: u64,
         period: u64,
+    }
+
+    /// Reserves so many pages of 2 MiB.
+    pub fn map_huge_pages(number: usize) -> std::io::Result<()> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
+        // SAFETY: a new mapping, which nobody has a reference into.
+        let map = unsafe { libc::mmap(std::ptr::null_mut(), number << 21, libc::PROT_READ, flags, -1, 0) };
+        if map == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(()) }
     }
 
     pub fn scheduler() -> Value {

@@ -17,7 +17,7 @@ use crate::plan::facts::Facts;
 use crate::plan::namespaces::Place;
 use crate::plan::request::{Cgroups, Console, Listen, Options};
 use crate::plan::{Namespace, Plan, steps};
-use crate::time;
+use crate::{time, timing};
 
 /// A container at its start gate. `terminal` is where a terminal's master goes when nobody else takes it.
 pub fn give_birth(
@@ -29,7 +29,9 @@ pub fn give_birth(
 ) -> Result<Born> {
     check_id(id)?;
     let facts = Facts::gather()?;
+    timing::done("look at the host");
     let bundle = Bundle::read(&options.bundle, &options.config)?;
+    timing::done("read the bundle");
     let options_of_plan = Options {
         room: context.store.path(id),
         no_pivot: options.no_pivot,
@@ -45,6 +47,7 @@ pub fn give_birth(
         group.required = true;
     }
     context.tell(id, &plan);
+    timing::done("plan");
     let state = state_of(&bundle, &plan, id, facts.euid, request.place(Namespace::Pid) == Place::New);
     let contact = Contact {
         pid_file: options.pid_file.clone(),

@@ -12,6 +12,7 @@ use crate::log::Log;
 use crate::plan::bundle;
 use crate::plan::hooks::of_point;
 use crate::plan::{Hook, HookPoint};
+use crate::timing;
 use crate::wire::Report;
 
 pub fn start(context: &Context<'_>, options: &cli::Start) -> Result<()> {
@@ -29,6 +30,7 @@ pub fn open(container: Container, log: &Log) -> Result<()> {
     if let Some(report) = gate::open(&container.room.path)? {
         return Err(refusal(&container, report));
     }
+    timing::done("open the gate, see the program begin");
     after_start(&container, log)
 }
 

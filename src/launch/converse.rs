@@ -14,6 +14,7 @@ use crate::container::state::State;
 use crate::host::{hooks, idmap, oom};
 use crate::plan::{Action, Hook, HookPoint, Moment, Plan, Step};
 use crate::sys::process::{Ended, Whom, wait};
+use crate::timing;
 use crate::wire::{self, HookEnd, Note, Report};
 
 pub struct Conversation<'a> {
@@ -111,12 +112,14 @@ impl Conversation<'_> {
 
 /// The hooks of a container that has its namespaces, and that `pid` is the first process of.
 pub fn run_hooks(plan: &Plan, state: &State, pid: i32) -> Result<()> {
+    timing::done("wait for the child");
     let outside = &plan.outside;
     let both =
         [(HookPoint::Prestart, &outside.prestart), (HookPoint::CreateRuntime, &outside.create_runtime)];
     for (point, listed) in both {
         hooks::run(point, listed, &state.for_hooks(point, pid))?;
     }
+    timing::done("run hooks");
     Ok(())
 }
 

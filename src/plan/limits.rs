@@ -171,7 +171,8 @@ impl Row {
         };
         if let Form::File(file) = form {
             let (name, controller) = (file.name(asked), file.controller(asked));
-            bail!("{name} needs the {controller} controller, which this host has not mounted");
+            let there = if self.field == "unified" { " as cgroup v2" } else { "" };
+            bail!("{name} needs the {controller} controller, which this host has not mounted{there}");
         }
         Ok(version)
     }

@@ -232,7 +232,7 @@ fn what_a_host_cannot_do_is_refused_by_field_and_file() {
         (
             v2(),
             r#"{"unified": {"dmem.max": "0"}}"#,
-            "linux.resources.unified[\"dmem.max\"]: dmem.max needs the dmem controller, which this host has not mounted",
+            "linux.resources.unified[\"dmem.max\"]: dmem.max needs the dmem controller, which this host has not mounted as cgroup v2",
         ),
         (
             v1(),

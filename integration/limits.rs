@@ -1,0 +1,328 @@
+//! Limits, each looked at twice: what its file says, and what a process feels of it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::bundle::{bundle, skip};
+use crate::call::eventually;
+use crate::cgroups::{hierarchy, unified};
+
+/// What a version of cgroups makes of a limit.
+enum Becomes {
+    File(&'static str, &'static str),
+    /// The specification gives it no meaning here: the container comes up without it.
+    Nothing,
+    /// It cannot be had, and the error names the field.
+    Refused(&'static str),
+}
+use Becomes::{File, Nothing, Refused};
+
+/// Where it stands in `linux.resources`, its controller, and what becomes of it on v1 and on v2.
+type Limit = (&'static str, &'static str, Becomes, Becomes);
+
+const LIMITS: &[Limit] = &[
+    (r#"{"cpu": {"shares": 512}}"#, "cpu", File("cpu.shares", "512"), File("cpu.weight", "59")),
+    (r#"{"cpu": {"shares": 1024}}"#, "cpu", File("cpu.shares", "1024"), File("cpu.weight", "100")),
+    (
+        r#"{"cpu": {"quota": 50000, "period": 200000}}"#,
+        "cpu",
+        File("cpu.cfs_quota_us", "50000"),
+        File("cpu.max", "50000 200000"),
+    ),
+    (
+        r#"{"cpu": {"period": 200000}}"#,
+        "cpu",
+        File("cpu.cfs_period_us", "200000"),
+        File("cpu.max", "max 200000"),
+    ),
+    (r#"{"cpu": {"quota": -1}}"#, "cpu", File("cpu.cfs_quota_us", "-1"), File("cpu.max", "max 100000")),
+    (
+        r#"{"cpu": {"quota": 50000, "burst": 20000}}"#,
+        "cpu",
+        File("cpu.cfs_burst_us", "20000"),
+        File("cpu.max.burst", "20000"),
+    ),
+    (r#"{"cpu": {"idle": 1}}"#, "cpu", File("cpu.idle", "1"), File("cpu.idle", "1")),
+    (
+        r#"{"cpu": {"realtimeRuntime": 1000, "realtimePeriod": 500000}}"#,
+        "cpu",
+        File("cpu.rt_period_us", "500000"),
+        Refused("cpu.realtimePeriod"),
+    ),
+    (
+        r#"{"cpu": {"realtimeRuntime": 1000}}"#,
+        "cpu",
+        File("cpu.rt_runtime_us", "1000"),
+        Refused("cpu.realtimeRuntime"),
+    ),
+    (r#"{"cpu": {"cpus": "0"}}"#, "cpuset", File("cpuset.cpus", "0"), File("cpuset.cpus", "0")),
+    (r#"{"cpu": {"mems": "0"}}"#, "cpuset", File("cpuset.mems", "0"), File("cpuset.mems", "0")),
+    (
+        r#"{"memory": {"limit": 67108864}}"#,
+        "memory",
+        File("memory.limit_in_bytes", "67108864"),
+        File("memory.max", "67108864"),
+    ),
+    (
+        r#"{"memory": {"limit": -1}}"#,
+        "memory",
+        File("memory.limit_in_bytes", "9223372036854771712"),
+        File("memory.max", "max"),
+    ),
+    (
+        r#"{"memory": {"reservation": 33554432}}"#,
+        "memory",
+        File("memory.soft_limit_in_bytes", "33554432"),
+        File("memory.low", "33554432"),
+    ),
+    (
+        r#"{"memory": {"limit": 33554432, "swap": 67108864}}"#,
+        "memory",
+        File("memory.memsw.limit_in_bytes", "67108864"),
+        File("memory.swap.max", "33554432"),
+    ),
+    (
+        r#"{"memory": {"kernelTCP": 8388608}}"#,
+        "memory",
+        File("memory.kmem.tcp.limit_in_bytes", "8388608"),
+        Nothing,
+    ),
+    (
+        r#"{"memory": {"swappiness": 30}}"#,
+        "memory",
+        File("memory.swappiness", "30"),
+        Refused("memory.swappiness"),
+    ),
+    (
+        r#"{"memory": {"disableOOMKiller": true}}"#,
+        "memory",
+        File("memory.oom_control", "oom_kill_disable 1\nunder_oom 0\noom_kill 0"),
+        Refused("memory.disableOOMKiller"),
+    ),
+    (r#"{"memory": {"useHierarchy": true}}"#, "memory", File("memory.use_hierarchy", "1"), Nothing),
+    (r#"{"pids": {"limit": 17}}"#, "pids", File("pids.max", "17"), File("pids.max", "17")),
+    (r#"{"pids": {"limit": -1}}"#, "pids", File("pids.max", "max"), File("pids.max", "max")),
+    (r#"{"pids": {"limit": 0}}"#, "pids", File("pids.max", "0"), File("pids.max", "0")),
+    (
+        r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}"#,
+        "hugetlb",
+        File("hugetlb.2MB.limit_in_bytes", "4194304"),
+        File("hugetlb.2MB.max", "4194304"),
+    ),
+    (
+        r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}"#,
+        "hugetlb",
+        File("hugetlb.2MB.rsvd.limit_in_bytes", "4194304"),
+        File("hugetlb.2MB.rsvd.max", "4194304"),
+    ),
+    (
+        r#"{"network": {"classID": 1048577}}"#,
+        "net_cls",
+        File("net_cls.classid", "1048577"),
+        Refused("network.classID"),
+    ),
+    (
+        r#"{"network": {"priorities": [{"name": "lo", "priority": 5}]}}"#,
+        "net_prio",
+        File("net_prio.ifpriomap", "lo 5"),
+        Refused("network.priorities"),
+    ),
+    (
+        r#"{"unified": {"memory.high": "50331648"}}"#,
+        "memory",
+        Refused("unified[\"memory.high\"]"),
+        File("memory.high", "50331648"),
+    ),
+];
+
+#[test]
+fn limits_are_written_to_their_files() {
+    let mut missing = Vec::new();
+    for (resources, controller, v1, v2) in LIMITS {
+        let Some(hierarchy) = hierarchy(controller).or_else(|| unified().then(|| "/sys/fs/cgroup".into()))
+        else {
+            missing.push(*controller);
+            continue;
+        };
+        let mut bundle = bundle!();
+        bundle.set("/linux/resources", serde_json::from_str(resources).unwrap());
+        let created = bundle.create();
+        match if unified() { v2 } else { v1 } {
+            Refused(field) => drop(created.refused(1, &["linux.resources.", field])),
+            Nothing => drop(created.ok()),
+            File(file, value) => match fs::read_to_string(hierarchy.join(&bundle.id).join(file)) {
+                Ok(text) if text.trim() == *value => drop(created.ok()),
+                // A line for each device.
+                Ok(text) => assert!(text.lines().any(|line| line == *value), "{resources}: {text}"),
+                Err(_) => missing.push(file),
+            },
+        }
+    }
+    if !missing.is_empty() {
+        skip!("the others hold, but this machine has no {}", missing.join(", "));
+    }
+}
+
+/// The block device below a directory that is on one, as `major:minor` of the whole device or its partition.
+fn device_below(directory: &Path) -> Option<(u64, u64)> {
+    let device = fs::metadata(directory).ok()?.dev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    Path::new(&format!("/sys/dev/block/{major}:{minor}")).exists().then_some((major, minor))
+}
+
+const THROTTLES: [(&str, [&str; 2], &str); 4] = [
+    ("throttleReadBpsDevice", ["blkio.throttle.read_bps_device", "rbps"], "1048576"),
+    ("throttleWriteBpsDevice", ["blkio.throttle.write_bps_device", "wbps"], "1048576"),
+    ("throttleReadIOPSDevice", ["blkio.throttle.read_iops_device", "riops"], "100"),
+    ("throttleWriteIOPSDevice", ["blkio.throttle.write_iops_device", "wiops"], "100"),
+];
+
+#[test]
+fn each_throttle_of_a_block_device_is_in_its_file() {
+    let Some((major, minor)) = device_below(Path::new("/")) else {
+        skip!("the root is not on a block device");
+    };
+    let Some(hierarchy) = hierarchy(if unified() { "io" } else { "blkio" }) else {
+        skip!("no block I/O controller");
+    };
+    for (field, [v1, v2], rate) in THROTTLES {
+        let mut bundle = bundle!();
+        let rate_of_device = json!([{"major": major, "minor": minor, "rate": rate.parse::<u64>().unwrap()}]);
+        bundle.set(&format!("/linux/resources/blockIO/{field}"), rate_of_device);
+        bundle.create().ok();
+        let (file, expected) = match unified() {
+            true => ("io.max", format!("{v2}={rate}")),
+            false => (v1, format!("{major}:{minor} {rate}")),
+        };
+        let text = fs::read_to_string(hierarchy.join(&bundle.id).join(file)).unwrap();
+        assert!(text.contains(&expected), "{field}: {text}");
+    }
+}
+
+#[test]
+fn writes_are_throttled() {
+    let Ok(volume) = tempfile::tempdir_in("/var/tmp") else {
+        skip!("no /var/tmp");
+    };
+    let Some((major, minor)) = device_below(volume.path()) else {
+        skip!("/var/tmp is not on a block device");
+    };
+    if hierarchy(if unified() { "io" } else { "blkio" }).is_none() {
+        skip!("no block I/O controller");
+    }
+    let mut bundle = bundle!();
+    bundle.mount(json!({"destination": "/volume", "source": volume.path(), "options": ["bind"]}));
+    let rate = json!([{"major": major, "minor": minor, "rate": 1 << 20}]);
+    bundle.set("/linux/resources/blockIO/throttleWriteBpsDevice", rate);
+    bundle.shell("dd if=/dev/zero of=/volume/file bs=64k count=48 oflag=direct");
+    let begin = Instant::now();
+    bundle.run().ok();
+    // 3 MiB at 1 MiB/s; some of the first second is free.
+    assert!(begin.elapsed() > Duration::from_millis(1800), "took {:?}", begin.elapsed());
+}
+
+#[test]
+fn a_busy_process_is_throttled_to_its_quota() {
+    let Some(hierarchy) = hierarchy("cpu") else {
+        skip!("no cpu controller");
+    };
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/cpu", json!({"quota": 10_000, "period": 100_000}));
+    bundle.shell("echo ready; while :; do :; done");
+    bundle.create().ok();
+    bundle.start().ok();
+    let stat = hierarchy.join(&bundle.id).join("cpu.stat");
+    eventually("the group is throttled", || {
+        let text = fs::read_to_string(&stat).unwrap();
+        let throttled = text.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap();
+        (throttled.parse::<u64>().unwrap() >= 3).then_some(())
+    });
+}
+
+#[test]
+fn too_much_memory_ends_the_process() {
+    if hierarchy("memory").is_none() {
+        skip!("no memory controller");
+    }
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/memory", json!({"limit": 16_777_216, "swap": 16_777_216}));
+    // A line without end: tail keeps all of it.
+    bundle.shell("tail /dev/zero; echo $?");
+    assert!(bundle.run().ok().stdout().contains("137"));
+}
+
+#[test]
+fn too_many_processes_are_not_forked() {
+    if hierarchy("pids").is_none() {
+        skip!("no pids controller");
+    }
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/pids/limit", json!(2));
+    bundle.shell("sleep 60 & sleep 60 & echo both");
+    let output = bundle.run();
+    assert_ne!(output.code(), 0, "{output}");
+    assert!(output.stderr.contains("fork"), "{output}");
+}
+
+#[test]
+fn a_cpuset_narrows_the_cpus_of_the_process() {
+    if hierarchy("cpuset").is_none() {
+        skip!("no cpuset controller");
+    }
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/cpu/cpus", json!("0"));
+    assert_eq!(bundle.report()["affinity"], json!([0]));
+}
+
+/// Some huge pages for a test, and what there was before when it ends.
+struct HugePages(String);
+
+impl HugePages {
+    const FILE: &str = "/proc/sys/vm/nr_hugepages";
+
+    fn reserve(number: u32) -> Option<HugePages> {
+        let before = HugePages(fs::read_to_string(Self::FILE).ok()?);
+        fs::write(Self::FILE, number.to_string()).ok()?;
+        let now = fs::read_to_string(Self::FILE).ok()?;
+        (now.trim().parse::<u32>().ok()? >= number).then_some(before)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::FILE, &self.0);
+    }
+}
+
+#[test]
+fn huge_pages_beyond_the_limit_are_refused() {
+    if hierarchy("hugetlb").is_none() {
+        skip!("no hugetlb controller");
+    }
+    let Some(_pages) = HugePages::reserve(4) else {
+        skip!("the kernel gives no huge pages");
+    };
+    for (limit, outcome) in [(4 << 20, "ok\n"), (2 << 20, "ENOMEM\n")] {
+        let mut bundle = bundle!();
+        bundle.set("/linux/resources/hugepageLimits", json!([{"pageSize": "2MB", "limit": limit}]));
+        bundle.args(&["/witness", "huge-pages", "2"]);
+        assert_eq!(bundle.run().ok().stdout(), outcome, "{limit}");
+    }
+}
+
+#[test]
+fn unified_names_files_of_the_group() {
+    if !unified() && !Path::new("/sys/fs/cgroup/unified").exists() {
+        skip!("no cgroup v2");
+    }
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/unified", json!({"cgroup.max.depth": "3"}));
+    bundle.create().ok();
+    let v2 = Path::new("/sys/fs/cgroup").join(if unified() { "" } else { "unified" });
+    let depth = fs::read_to_string(v2.join(&bundle.id).join("cgroup.max.depth")).unwrap();
+    assert_eq!(depth, "3\n");
+}
