@@ -8,14 +8,14 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::Mode;
 
-use super::{Context, birth, delete};
+use super::{Context, delete};
 use crate::cli::{self, CgroupsMode, EmptyNamespace, NetworkLock};
 use crate::container::{Container, Status};
 use crate::launch::checkpoint as launch;
 use crate::plan::checkpoint::{self as planned, Wishes};
 use crate::plan::criu::{self, Field, Value, opts};
 use crate::plan::facts::Facts;
-use crate::plan::request::{Console, Options, Request};
+use crate::plan::request::{Cgroups, Console, Options, Request};
 use crate::plan::{bundle, steps};
 use crate::sys::fd::{inherited, is_open};
 
@@ -31,7 +31,8 @@ pub fn checkpoint(context: &Context<'_>, options: &cli::Checkpoint) -> Result<()
     let (spec, warnings) = bundle::parse(&container.config()?).context("config.json")?;
     let options_of_plan = Options {
         room: container.room.path.clone(),
-        cgroups: birth::cgroups(context.global),
+        // Those it has are in its state.
+        cgroups: Cgroups::Disabled,
         console: match spec.process().as_ref().and_then(|process| process.terminal()) {
             Some(true) => Console::Foreground(None),
             _ => Console::None,

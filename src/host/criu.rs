@@ -72,6 +72,11 @@ impl Criu {
         Ok(Criu { started, socket: socket.context("connect to criu")?, output })
     }
 
+    /// It does nothing until it is asked.
+    pub fn pid(&self) -> i32 {
+        self.started.pid
+    }
+
     /// Refuse a criu that is too old, or on this kernel cannot do what is needed.
     fn check(&self, needs: Features) -> Result<()> {
         let (major, minor) = self.inquire(Kind::Version, Features::default())?.version;

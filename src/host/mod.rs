@@ -1,10 +1,12 @@
 //! The parent's hands: control groups, id maps, hooks, criu. Runs outside.
 
+pub mod bus;
 pub mod cgroup;
 pub mod criu;
 pub mod hooks;
 pub mod idmap;
 pub mod oom;
+pub mod systemd;
 
 use std::path::Path;
 

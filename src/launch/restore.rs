@@ -20,7 +20,7 @@ use super::opening::Slots;
 use super::spawn::Child;
 use super::undo::Attempt;
 use super::verify;
-use super::{Born, Contact, announce, claim, run_poststop, undone, write_state};
+use super::{Born, Contact, announce, claim, make_scope, run_poststop, undone, write_state};
 use crate::container::state::{Process, State};
 use crate::container::store::Store;
 use crate::container::{CONFIG, read_config};
@@ -93,8 +93,12 @@ impl Restoration<'_> {
         }
         let bytes = self.request.encode(&|slot| number(&slots, slot))?;
         let criu = self.start(&slots, &root)?;
-        let asked = criu
-            .ask(&bytes, Kind::Restore, self.request.needs, |notice, fd| self.heed(notice, fd, &mut state));
+        let placed = make_scope(self.plan, &mut state, criu.pid(), self.attempt);
+        let asked = placed.and_then(|()| {
+            criu.ask(&bytes, Kind::Restore, self.request.needs, |notice, fd| {
+                self.heed(notice, fd, &mut state)
+            })
+        });
         criu.end(asked, &self.request.log).map_err(|error| {
             // criu has ended what it restored, but nobody has promised that.
             match self.attempt.cgroup.as_ref().map_or(Ok(()), |cgroup| cgroup.kill()) {

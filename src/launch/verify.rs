@@ -64,7 +64,7 @@ fn is_covered(plan: &Plan, number: usize, mount: &Mount) -> bool {
 }
 
 fn check_source(plan: &Plan, root: &OwnedFd, mount: &Mount) -> Result<()> {
-    let MountWhat::Tree { slot } = mount.what else { return Ok(()) };
+    let (MountWhat::Tree { slot } | MountWhat::Device { slot, .. }) = mount.what else { return Ok(()) };
     if mount.copy_symlink {
         return Ok(());
     }

@@ -80,7 +80,9 @@ pub fn externals(plan: &Plan) -> Result<Vec<External<'_>>> {
         let external = match &step.action {
             Action::Mask { inside } => External { inside, source: c"/dev/null", mask: true },
             Action::Mount(mount) if !mount.copy_symlink => match mount.what {
-                MountWhat::Tree { slot } | MountWhat::FilesystemOrTree { slot, .. } => {
+                MountWhat::Tree { slot }
+                | MountWhat::Device { slot, .. }
+                | MountWhat::FilesystemOrTree { slot, .. } => {
                     External { inside: &mount.inside, source: source(plan, slot)?, mask: false }
                 }
                 _ => continue,
@@ -124,7 +126,9 @@ pub fn mount_points(plan: &Plan) -> Result<Vec<(&CStr, Option<&CStr>)>> {
             continue;
         }
         match mount.what {
-            MountWhat::Tree { slot } | MountWhat::FilesystemOrTree { slot, .. } => {
+            MountWhat::Tree { slot }
+            | MountWhat::Device { slot, .. }
+            | MountWhat::FilesystemOrTree { slot, .. } => {
                 points.push((&mount.inside, Some(source(plan, slot)?)));
             }
             MountWhat::Filesystem { .. } => points.push((&mount.inside, None)),

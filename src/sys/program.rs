@@ -62,6 +62,7 @@ pub fn run(program: &Program<'_>) -> Result<Outcome, Errno> {
 /// A program that runs, and that we have not waited for.
 #[derive(Debug)]
 pub struct Started {
+    pub pid: i32,
     pub pidfd: OwnedFd,
 }
 
@@ -84,7 +85,7 @@ pub fn start(
             let _ = write_once(tell.as_fd(), &(error as i32).to_ne_bytes());
             exit_now(127)
         }
-        Side::Parent { pidfd, .. } => Started { pidfd },
+        Side::Parent { pid, pidfd } => Started { pid, pidfd },
     };
     drop(tell);
     let mut errno = [0; 4];

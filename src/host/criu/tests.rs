@@ -10,7 +10,7 @@ fn criu() -> (Criu, OwnedFd) {
     let (socket, peer) = pair().unwrap();
     let pidfd = crate::sys::process::open_pidfd(std::process::id() as i32).unwrap();
     let output = program::memory_file().unwrap();
-    (Criu { started: Started { pidfd }, socket, output }, peer)
+    (Criu { started: Started { pid: std::process::id() as i32, pidfd }, socket, output }, peer)
 }
 
 const VERSION: &[u8] = b"\x08\x0a\x10\x01\x52\x04\x08\x04\x10\x01";
