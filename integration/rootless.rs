@@ -199,6 +199,9 @@ fn results(output: &str) -> Option<(usize, usize)> {
 #[test]
 fn the_other_chapters_hold_for_an_ordinary_user() {
     const FEWEST: usize = 180;
+    // Where every container takes a second (`hack/vm`), these stand for all.
+    const EMULATED: &[&str] = &["exec::", "lifecycle::", "terminal::"];
+    const FEWEST_EMULATED: usize = 50;
     let home = home!();
     let (busybox, witness) = payloads();
     for directory in ["deps", "examples"] {
@@ -217,6 +220,11 @@ fn the_other_chapters_hold_for_an_ordinary_user() {
         command.args(["--skip", chapter]);
     }
     command.env("CORTEN", home.path("corten")).env("CORTEN_SKIPPED", &list).current_dir("/");
+    let emulated = std::env::var_os("CORTEN_EMULATED").is_some();
+    if emulated {
+        command.args(EMULATED);
+    }
+    let fewest = if emulated { FEWEST_EMULATED } else { FEWEST };
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "as a user:\n{text}");
@@ -224,7 +232,7 @@ fn the_other_chapters_hold_for_an_ordinary_user() {
     let needing_root = fs::read_to_string(&list).unwrap().lines().count();
     println!("as a user: {} passed, {needing_root} need root", passed - needing_root);
     assert_eq!(failed, 0, "{text}");
-    assert!(passed - needing_root >= FEWEST, "only {} of {passed} were made:\n{text}", passed - needing_root);
+    assert!(passed - needing_root >= fewest, "only {} of {passed} were made:\n{text}", passed - needing_root);
 }
 
 #[test]
