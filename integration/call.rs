@@ -84,14 +84,18 @@ impl Running {
         read(&self.stdout)
     }
 
-    pub fn wait(mut self) -> Output {
-        let ended = ends(self.pid(), DEADLINE);
+    pub fn wait(self) -> Output {
+        self.wait_within(DEADLINE)
+    }
+
+    pub fn wait_within(mut self, deadline: Duration) -> Output {
+        let ended = ends(self.pid(), deadline);
         if !ended {
             self.child.kill().expect("kill what hangs");
         }
         let status = self.child.wait().expect("wait for the call");
         let output = Output { words: self.words, status, stdout: self.stdout, stderr: read(&self.stderr) };
-        assert!(ended, "still running after {DEADLINE:?}: {output}");
+        assert!(ended, "still running after {deadline:?}: {output}");
         output
     }
 }

@@ -9,6 +9,7 @@ mod advisories;
 mod annotations;
 mod bad_input;
 mod cgroups;
+mod checkpoint;
 mod cli;
 mod descriptors;
 mod devices;

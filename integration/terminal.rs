@@ -49,13 +49,13 @@ fn wait_for(file: impl AsFd, what: &str) {
 }
 
 /// The side of a pseudo-terminal that a human would sit at.
-struct Screen {
+pub struct Screen {
     master: File,
     seen: String,
 }
 
 impl Screen {
-    fn new(master: impl Into<OwnedFd>) -> Screen {
+    pub fn new(master: impl Into<OwnedFd>) -> Screen {
         Screen { master: File::from(master.into()), seen: String::new() }
     }
 
@@ -69,13 +69,13 @@ impl Screen {
         (Screen::new(master), name.into())
     }
 
-    fn types(&mut self, text: &str) {
+    pub fn types(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).expect("type");
     }
 
     /// Reads on until the text is on the screen.
     #[track_caller]
-    fn shows(&mut self, text: &str) {
+    pub fn shows(&mut self, text: &str) {
         let start = Instant::now();
         while !self.seen.contains(text) {
             let left = DEADLINE.saturating_sub(start.elapsed()).try_into().expect("a timeout");
@@ -105,7 +105,7 @@ fn on_terminal(bundle: &Bundle, call: Call, side: &Path) -> Running {
 }
 
 /// A created container with a terminal, and that terminal as its console socket got it.
-fn created(bundle: &mut Bundle) -> Screen {
+pub fn created(bundle: &mut Bundle) -> Screen {
     bundle.set("/process/terminal", json!(true));
     let path = bundle.scratch().join("console.sock");
     let listener = UnixListener::bind(&path).expect("listen");

@@ -66,6 +66,10 @@ pub enum Command {
     Ps(Ps),
     /// Print what a container uses, at every interval, and when its memory ran out
     Events(Events),
+    /// Write a running container to disk, to be restored later or elsewhere
+    Checkpoint(Checkpoint),
+    /// Create a container from a checkpoint, and wait for it unless detached
+    Restore(Restore),
     /// Write a config.json to start from
     Spec(Spec),
     /// Print what this runtime supports, as JSON
@@ -230,6 +234,10 @@ mod tests {
             "update --resources - c1",
             "pause c1",
             "--systemd-cgroup resume c1",
+            "--root /r --log /l --log-format json checkpoint --image-path /i --work-path /w --parent-path ../p --tcp-established --ext-unix-sk --shell-job --lazy-pages --file-locks --leave-running --page-server 10.0.0.1:9000 --manage-cgroups-mode soft --empty-ns network --status-fd 3 c1",
+            "checkpoint -R --pre-dump --auto-dedup --link-remap --tcp-skip-in-flight --network-lock nftables c1",
+            "--root /r --log /l --log-format json restore --image-path /i --work-path /w --detach --pid-file /p -no-subreaper --no-pivot --console-socket /s --bundle /b c1",
+            "restore --bundle /b --pid-file /p --detach --image-path /i --work-path /b --tcp-close --file-locks --lsm-profile selinux:l --lsm-mount-context c --manage-cgroups-mode=ignore --network-lock skip c1",
         ] {
             accepted(line);
         }
@@ -327,6 +335,16 @@ mod tests {
             ("--log-format xml list", r#"option --log-format: "xml" is none of text, json"#),
             ("--debug=maybe list", r#"option --debug: "maybe" is neither true nor false"#),
             ("create", "create: missing argument: CONTAINER-ID"),
+            // Podman looks for these words.
+            ("restore --lsm-mount-context", "restore: option --lsm-mount-context requires an argument"),
+            (
+                "checkpoint --manage-cgroups-mode x c",
+                r#"checkpoint: option --manage-cgroups-mode: "x" is none of soft, full, strict, ignore"#,
+            ),
+            (
+                "checkpoint --page-server 1.2.3.4 c",
+                r#"checkpoint: option --page-server: "1.2.3.4" is not ADDRESS:PORT"#,
+            ),
             ("create a b", r#"create: unexpected argument "b""#),
             ("create -x a", r#"create: unknown option "-x""#),
             ("create --bundle", "create: option --bundle requires an argument"),

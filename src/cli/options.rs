@@ -350,6 +350,110 @@ pub struct Events {
     pub id: String,
 }
 
+// What `checkpoint` and `restore` share: CRIU's own options.
+#[derive(Args, Debug)]
+pub struct Criu {
+    /// Directory of the checkpoint's files
+    #[arg(long, value_name = "DIR", default_value = "checkpoint")]
+    pub image_path: PathBuf,
+    /// Directory for the log and for what CRIU needs meanwhile [default: the image path]
+    #[arg(long, value_name = "DIR")]
+    pub work_path: Option<PathBuf>,
+    /// Take established TCP connections along
+    #[arg(long)]
+    pub tcp_established: bool,
+    /// Allow Unix sockets that are connected to the outside
+    #[arg(long)]
+    pub ext_unix_sk: bool,
+    /// Allow a session and a terminal that belong to the outside
+    #[arg(long)]
+    pub shell_job: bool,
+    /// Take file locks along
+    #[arg(long)]
+    pub file_locks: bool,
+    /// How much of the cgroups is restored, if it differs [default: soft]
+    #[arg(long, value_name = "MODE")]
+    pub manage_cgroups_mode: Option<CgroupsMode>,
+    /// Restore a namespace without what is in it; network is the only one
+    #[arg(long, value_name = "NAMESPACE", value_delimiter = ',')]
+    pub empty_ns: Vec<EmptyNamespace>,
+    /// Drop memory that a later image has as well from its parents
+    #[arg(long)]
+    pub auto_dedup: bool,
+    /// Leave memory where it is until somebody asks for it, by criu lazy-pages
+    #[arg(long)]
+    pub lazy_pages: bool,
+    /// What holds the network back meanwhile [default: CRIU's]
+    #[arg(long, value_name = "METHOD")]
+    pub network_lock: Option<NetworkLock>,
+}
+
+#[derive(Args, Debug)]
+pub struct Checkpoint {
+    #[command(flatten)]
+    pub criu: Criu,
+    /// An earlier checkpoint that holds what has not changed since, relative to the image path
+    #[arg(long, value_name = "DIR")]
+    pub parent_path: Option<PathBuf>,
+    /// Dump memory only and let the container go on, ahead of a checkpoint with --parent-path
+    #[arg(long)]
+    pub pre_dump: bool,
+    /// Let the container go on, and keep it
+    #[arg(short = 'R', long)]
+    pub leave_running: bool,
+    /// Leave TCP connections out that are being made
+    #[arg(long)]
+    pub tcp_skip_in_flight: bool,
+    /// Give names to open files that have lost theirs
+    #[arg(long)]
+    pub link_remap: bool,
+    /// Send memory to the page server at this address
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub page_server: Option<PageServer>,
+    /// Descriptor to write a byte to when pages can be asked for, with --lazy-pages
+    #[arg(long, value_name = "N")]
+    pub status_fd: Option<u32>,
+    /// Name of the container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Restore {
+    #[command(flatten)]
+    pub criu: Criu,
+    /// Directory of the bundle
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub bundle: PathBuf,
+    /// Unix socket that receives the terminal's file descriptor
+    #[arg(short, long, value_name = "SOCKET")]
+    pub console_socket: Option<PathBuf>,
+    /// File to write the process id to
+    #[arg(short, long, value_name = "FILE")]
+    pub pid_file: Option<PathBuf>,
+    /// Return once the container runs
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Do not adopt processes that the container leaves behind
+    #[arg(long)]
+    pub no_subreaper: bool,
+    /// Accepted for callers that pass it; CRIU enters the root filesystem in its own way
+    #[arg(long, hide = true)]
+    pub no_pivot: bool,
+    /// Restore TCP connections as closed ones
+    #[arg(long)]
+    pub tcp_close: bool,
+    /// Security label to restore with, as apparmor:PROFILE or selinux:LABEL
+    #[arg(long, value_name = "TYPE:NAME")]
+    pub lsm_profile: Option<String>,
+    /// SELinux context of mounts to restore with
+    #[arg(long, value_name = "CONTEXT")]
+    pub lsm_mount_context: Option<String>,
+    /// Name for the new container
+    #[arg(value_name = "CONTAINER-ID")]
+    pub id: String,
+}
+
 #[derive(Args, Debug)]
 pub struct Spec {
     /// Directory to write into

@@ -46,6 +46,47 @@ pub enum Rootless {
     False,
 }
 
+/// Of criu(8), `--manage-cgroups`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CgroupsMode {
+    Soft,
+    Full,
+    Strict,
+    Ignore,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EmptyNamespace {
+    Network,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NetworkLock {
+    Iptables,
+    Nftables,
+    Skip,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageServer {
+    pub address: String,
+    pub port: u16,
+}
+
+impl FromStr for PageServer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.rsplit_once(':').and_then(|(address, port)| Some((address, port.parse().ok()?)));
+        match parts {
+            Some((address, port)) if !address.is_empty() && port != 0 => {
+                Ok(PageServer { address: address.into(), port })
+            }
+            _ => Err(format!("{text:?} is not ADDRESS:PORT")),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogTarget {
     File(PathBuf),

@@ -65,7 +65,7 @@ pub fn give_birth(
     launch::birth(&context.store, &plan, state, &bundle.text, contact, context.log)
 }
 
-fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespace: bool) -> State {
+pub fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespace: bool) -> State {
     let annotations = bundle.spec.annotations().iter().flatten();
     let root = bundle.spec.root().as_ref().map(|root| bundle.directory.join(root.path()));
     State {

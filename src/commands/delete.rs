@@ -34,7 +34,7 @@ pub fn force(context: &Context<'_>, id: &str) -> Result<()> {
 }
 
 /// Poststop hooks that fail are told of and change nothing (runtime.md, Lifecycle 13).
-fn remove(context: &Context<'_>, container: Container) -> Result<()> {
+pub fn remove(context: &Context<'_>, container: Container) -> Result<()> {
     let poststop = container.state.poststop.then(|| start::hooks_of(&container, HookPoint::Poststop));
     let state = container.state.clone();
     container.remove().with_context(|| format!("delete {}", state.id))?;

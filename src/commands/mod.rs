@@ -3,6 +3,7 @@
 //! Runs outside. Turns options into calls of `launch/` and `container/`, and results into output.
 
 mod birth;
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -13,6 +14,7 @@ mod list;
 mod pause;
 mod plan;
 mod ps;
+mod restore;
 mod run;
 mod spec;
 mod start;
@@ -72,6 +74,7 @@ pub fn check_preserved_fds(command: &Command) -> Result<()> {
         Command::Run(options) => (options.birth.preserve_fds, listened()),
         // Sockets are for the container's first process.
         Command::Exec(options) => (options.preserve_fds, 0),
+        Command::Checkpoint(options) => return checkpoint::check_status_fd(options),
         _ => return Ok(()),
     };
     let given = |number: &u32| i32::try_from(*number).is_ok_and(is_open);
@@ -101,6 +104,8 @@ pub fn run(cli: &Cli, log: &Log) -> Result<u8> {
         Command::List(options) => list::list(&context, options),
         Command::Ps(options) => ps::ps(&context, options),
         Command::Events(options) => events::events(&context, options),
+        Command::Checkpoint(options) => checkpoint::checkpoint(&context, options),
+        Command::Restore(options) => return restore::restore(&context, options),
         Command::Spec(options) => spec::spec(options),
         Command::Features => features::features(),
         Command::Plan(options) => plan::plan(&context, options),

@@ -31,10 +31,15 @@ pub fn open(container: Container, log: &Log) -> Result<()> {
         return Err(refusal(&container, report));
     }
     timing::done("open the gate, see the program begin");
+    after_start(&container, log)
+}
+
+/// The poststart hooks of a container that runs.
+pub fn after_start(container: &Container, log: &Log) -> Result<()> {
     if !container.state.poststart {
         return Ok(());
     }
-    run_poststart(&container).inspect_err(|_| {
+    run_poststart(container).inspect_err(|_| {
         if let Err(also) = container.kill() {
             log.warn(&format!("kill {}: {also:#}", container.state.id));
         }

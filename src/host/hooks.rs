@@ -68,7 +68,7 @@ pub fn saying(bytes: &[u8]) -> String {
     if words.is_empty() { String::new() } else { format!(", saying: {}", words.join(" ")) }
 }
 
-fn own_environment() -> Result<Vec<CString>> {
+pub fn own_environment() -> Result<Vec<CString>> {
     std::env::vars_os()
         .map(|(mut name, value)| {
             name.push("=");

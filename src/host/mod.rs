@@ -1,7 +1,8 @@
-//! The parent's hands: control groups, id maps, hooks, network devices. Runs outside.
+//! The parent's hands: control groups, id maps, hooks, network devices, criu. Runs outside.
 
 pub mod bus;
 pub mod cgroup;
+pub mod criu;
 pub mod hooks;
 pub mod idmap;
 pub mod netdev;

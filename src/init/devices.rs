@@ -9,7 +9,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mknodat};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 
-use super::mounts::{Shape, make_parents};
+use super::mounts::{Shape, make_parents, make_target};
 use super::{Init, Outcome};
 use crate::plan::{DeviceKind, Terminal};
 use crate::sys::fd::{current_directory, duplicate_onto, inherited, is_null_device, send_with_fd};
@@ -75,7 +75,7 @@ impl Init<'_> {
         }
         nix::unistd::fchown(&slave, Some(Uid::from_raw(owner)), None)?;
         if console {
-            let place = self.make_target(c"dev/console", Shape::File)?;
+            let place = make_target(self.root()?, c"dev/console", Shape::File)?;
             let copy = mount::clone_tree(slave.as_fd(), c"", Depth::One, true)?;
             mount::attach(copy.as_fd(), place.as_fd())?;
         }

@@ -11,7 +11,7 @@ mod confine;
 mod copy;
 mod devices;
 mod hooks;
-mod mounts;
+pub mod mounts;
 mod namespaces;
 mod process;
 mod rootfs;

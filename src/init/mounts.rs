@@ -85,7 +85,7 @@ impl Init<'_> {
                 }
                 target
             }
-            None => self.make_target(&plan.inside, shape)?,
+            None => make_target(self.root()?, &plan.inside, shape)?,
         };
         refuse_procfs(target.as_fd(), plan)?;
         if plan.copy_up {
@@ -147,16 +147,16 @@ impl Init<'_> {
             result => result.map(Some),
         }
     }
+}
 
-    /// Make a mount's target, and the directories above it.
-    pub fn make_target(&self, inside: &CStr, shape: Shape) -> Result<OwnedFd, Errno> {
-        let (parent, name) = make_parents(self.root()?, inside)?;
-        match shape {
-            Shape::Directory => make_directory_at(parent.as_fd(), name)?,
-            Shape::File | Shape::Link => make_file_at(parent.as_fd(), name)?,
-        }
-        open_in_root(parent.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW | shape.flags(), 0)
+/// Make a mount's target below `root`, and the directories above it.
+pub fn make_target(root: BorrowedFd<'_>, inside: &CStr, shape: Shape) -> Result<OwnedFd, Errno> {
+    let (parent, name) = make_parents(root, inside)?;
+    match shape {
+        Shape::Directory => make_directory_at(parent.as_fd(), name)?,
+        Shape::File | Shape::Link => make_file_at(parent.as_fd(), name)?,
     }
+    open_in_root(parent.as_fd(), name, libc::O_PATH | libc::O_NOFOLLOW | shape.flags(), 0)
 }
 
 /// What covers a file of procfs can lie to all who read it, and to us.

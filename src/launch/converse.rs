@@ -38,7 +38,7 @@ impl Conversation<'_> {
                     // It was, before anybody listened.
                     Moment::Placed => {}
                     Moment::Entered => self.equip(moved)?,
-                    Moment::Assembled => self.run_hooks()?,
+                    Moment::Assembled => run_hooks(self.plan, self.state, self.child.pid)?,
                     Moment::Ready => return Ok(()),
                 },
                 Some(Report::Listener { step, fd }) => self.forward_listener(step, fd)?,
@@ -86,18 +86,6 @@ impl Conversation<'_> {
         }
     }
 
-    fn run_hooks(&self) -> Result<()> {
-        timing::done("wait for the child");
-        let outside = &self.plan.outside;
-        let both =
-            [(HookPoint::Prestart, &outside.prestart), (HookPoint::CreateRuntime, &outside.create_runtime)];
-        for (point, listed) in both {
-            hooks::run(point, listed, &self.state.for_hooks(point, self.child.pid))?;
-        }
-        timing::done("run hooks");
-        Ok(())
-    }
-
     fn forward_listener(&self, step: u32, number: i32) -> Result<()> {
         let Action::Seccomp { filter, .. } = &self.step(step)?.action else {
             bail!("the child has a seccomp listener at step {step}, which loads no filter");
@@ -134,6 +122,19 @@ impl Conversation<'_> {
             _ => anyhow!("the container's first process ended while it was being set up"),
         }
     }
+}
+
+/// The hooks of a container that has its namespaces, and that `pid` is the first process of.
+pub fn run_hooks(plan: &Plan, state: &State, pid: i32) -> Result<()> {
+    timing::done("wait for the child");
+    let outside = &plan.outside;
+    let both =
+        [(HookPoint::Prestart, &outside.prestart), (HookPoint::CreateRuntime, &outside.create_runtime)];
+    for (point, listed) in both {
+        hooks::run(point, listed, &state.for_hooks(point, pid))?;
+    }
+    timing::done("run hooks");
+    Ok(())
 }
 
 /// The sentence for a step that did not succeed. Engines look for parts of some (runc's texts).

@@ -2,13 +2,16 @@
 //!
 //! Runs outside. Decides nothing about a container: `plan/` has decided, `host/` and `init/` do.
 
+pub mod checkpoint;
 pub mod converse;
 pub mod foreground;
 pub mod opening;
 pub mod relay;
+pub mod restore;
 pub mod sockets;
 pub mod spawn;
 pub mod undo;
+mod verify;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -96,29 +99,8 @@ fn try_birth(
     contact: Contact,
     attempt: &mut Attempt,
 ) -> Result<()> {
-    let room = &*attempt.room.insert(store.claim(&state.id)?);
-    room.write(CONFIG, config)?;
-    timing::done("claim a room");
-    // A unit has a first process, and ends with it: there is none to be opened yet, and none to be found if we die.
-    let group = plan.cgroup.as_ref().filter(|group| group.scope.is_none());
-    if let Some(group) = group {
-        let made = attempt.cgroup.insert(cgroup::open(&group.layout, &group.path)?);
-        state.cgroup = Some(made.location());
-    }
-    if let Some(group) = &plan.resctrl {
-        state.resctrl = Some(Resctrl::survey(&resctrl::mount_point()?, group)?);
-    }
-    // From here on a later `delete --force` knows what to look for, whatever becomes of us.
-    write_state(room, &state)?;
-    if let Some(group) = group {
-        make_group(group, &mut attempt.cgroup)?;
-        // A parent that somebody made meanwhile is not ours to remove.
-        state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
-    }
-    if let (Some(group), Some(made)) = (&plan.resctrl, &state.resctrl) {
-        attempt.resctrl.insert(made.clone()).make(group)?;
-    }
-    timing::done("write the intent, make the cgroups");
+    claim(store, plan, &mut state, config, attempt)?;
+    let room = attempt.room.as_ref().context("a container without a room")?;
     if let Some(place) = &state.host_mount {
         std::fs::create_dir(place).with_context(|| format!("make directory {place:?}"))?;
         attempt.host_mount = Some(place.clone());
@@ -128,18 +110,10 @@ fn try_birth(
 
     let cgroup = attempt.cgroup.as_deref();
     let (child, conversation) = deliver(plan, Slots::open(plan)?, cgroup, gate, contact.console)?;
-    let child = &*attempt.child.insert(child);
-    if let Some(group) = &plan.cgroup
-        && let Some(scope) = &group.scope
-    {
-        let made = cgroup::scope::start(scope, &group.layout, child.pid)?;
-        state.cgroup = Some(made.location());
-        attempt.cgroup = Some(Box::new(made));
-        write_state(room, &state)?;
-        make_group(group, &mut attempt.cgroup)?;
-        state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
-        timing::done("have systemd make the scope");
-    }
+    let pid = attempt.child.insert(child).pid;
+    make_scope(plan, &mut state, pid, attempt)?;
+    let room = attempt.room.as_ref().context("a container without a room")?;
+    let child = attempt.child.as_ref().context("a birth without a child")?;
     if let (Some(made), Some(group)) = (&attempt.cgroup, &plan.cgroup) {
         made.set_limits(&group.limits.settings).context("config.json")?;
     }
@@ -160,6 +134,48 @@ fn try_birth(
     announce(child, contact.pid_file, contact.pidfd_socket.as_deref(), &mut attempt.pid_file)?;
     wire::grant(socket.as_fd()).context("tell the child to go on")?;
     timing::done("write the state, tell the caller");
+    Ok(())
+}
+
+/// Take the id, write down what is intended, and make the groups.
+fn claim(store: &Store, plan: &Plan, state: &mut State, config: &[u8], attempt: &mut Attempt) -> Result<()> {
+    let room = &*attempt.room.insert(store.claim(&state.id)?);
+    room.write(CONFIG, config)?;
+    timing::done("claim a room");
+    // A unit has a first process, and ends with it: there is none to be opened yet, and none to be found if we die.
+    let group = plan.cgroup.as_ref().filter(|group| group.scope.is_none());
+    if let Some(group) = group {
+        let made = attempt.cgroup.insert(cgroup::open(&group.layout, &group.path)?);
+        state.cgroup = Some(made.location());
+    }
+    if let Some(group) = &plan.resctrl {
+        state.resctrl = Some(Resctrl::survey(&resctrl::mount_point()?, group)?);
+    }
+    // From here on a later `delete --force` knows what to look for, whatever becomes of us.
+    write_state(room, state)?;
+    if let Some(group) = group {
+        make_group(group, &mut attempt.cgroup)?;
+        // A parent that somebody made meanwhile is not ours to remove.
+        state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
+    }
+    if let (Some(group), Some(made)) = (&plan.resctrl, &state.resctrl) {
+        attempt.resctrl.insert(made.clone()).make(group)?;
+    }
+    timing::done("write the intent, make the cgroups");
+    Ok(())
+}
+
+/// Where systemd makes the group, it makes it around a process, which waits meanwhile.
+fn make_scope(plan: &Plan, state: &mut State, pid: i32, attempt: &mut Attempt) -> Result<()> {
+    let Some(group) = &plan.cgroup else { return Ok(()) };
+    let Some(scope) = &group.scope else { return Ok(()) };
+    let made = cgroup::scope::start(scope, &group.layout, pid)?;
+    state.cgroup = Some(made.location());
+    attempt.cgroup = Some(Box::new(made));
+    write_state(attempt.room.as_ref().context("a container without a room")?, state)?;
+    make_group(group, &mut attempt.cgroup)?;
+    state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
+    timing::done("have systemd make the scope");
     Ok(())
 }
 

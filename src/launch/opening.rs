@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
+use nix::unistd::mkdir;
 
 use crate::host::{hooks, idmap};
 use crate::plan::{IdMap, Namespace, Open, Plan, Slot};
@@ -20,9 +21,14 @@ pub struct Slots(Vec<Option<OwnedFd>>);
 
 impl Slots {
     pub fn open(plan: &Plan) -> Result<Slots> {
+        Slots::filled(&plan.open, plan.slots)
+    }
+
+    /// `count` slots, of which those that are listed are filled.
+    pub fn filled(open: &[(Slot, Open)], count: usize) -> Result<Slots> {
         let mut slots = Slots(Vec::new());
-        slots.0.resize_with(plan.slots, || None);
-        for (slot, wanted) in &plan.open {
+        slots.0.resize_with(count, || None);
+        for (slot, wanted) in open {
             let fd = match wanted {
                 Open::Tree { place, source, recursive, follow, idmap } => {
                     tree(source, *recursive, *follow, idmap.as_ref())
@@ -33,6 +39,10 @@ impl Slots {
                     sys::process::open_pidfd(*pid).with_context(|| format!("open process {pid}"))?
                 }
                 Open::HookOutput { path } => hooks::open_output(path)?,
+                Open::Stream { number } => sys::fd::inherited(*number)
+                    .try_clone_to_owned()
+                    .with_context(|| format!("copy descriptor {number}"))?,
+                Open::Directory { path, make } => directory(path, *make)?,
             };
             slots.0[slot.0] = Some(fd);
         }
@@ -69,6 +79,17 @@ fn tree(source: &CStr, recursive: bool, follow: bool, idmap: Option<&IdMap>) -> 
         }
     }
     Ok(tree)
+}
+
+fn directory(path: &CStr, make: bool) -> Result<OwnedFd> {
+    if make {
+        match mkdir(path, Mode::S_IRWXU) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error).with_context(|| format!("make directory {path:?}")),
+        }
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open(path, flags, Mode::empty()).with_context(|| format!("open directory {path:?}"))
 }
 
 /// A namespace file may be anything that a path leads to, so the kernel is asked what it is.

@@ -30,6 +30,8 @@ pub const HOOKS_STDERR: &str = "run.oci.hooks.stderr";
 pub const SYSTEMD_PROPERTY: &str = "org.systemd.property.";
 /// A group of the container's own below that of its unit.
 pub const SYSTEMD_SUBGROUP: &str = "run.oci.systemd.subgroup";
+/// A file of CRIU's options for checkpoint and restore; empty for none.
+pub const CRIU_CONFIG: &str = "org.criu.config";
 
 /// Those that an engine should not take from just anybody.
 pub const UNSAFE: &[&str] = &[
@@ -41,6 +43,7 @@ pub const UNSAFE: &[&str] = &[
     SECCOMP_RECEIVER,
     SECCOMP_PROGRAM,
     SYSTEMD_PROPERTY,
+    CRIU_CONFIG,
 ];
 
 /// Those that ask for another kind of program than Linux executes, and values with which they do not.

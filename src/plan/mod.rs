@@ -19,7 +19,9 @@ pub mod bundle;
 pub mod capabilities;
 pub mod cgroup;
 pub mod cgroup_mounts;
+pub mod checkpoint;
 pub mod confinement;
+pub mod criu;
 pub mod device_rules;
 pub mod devices;
 pub mod facts;
@@ -177,6 +179,10 @@ pub enum Open {
     Pidfd { pid: i32 },
     /// A file of the host's that what hooks print is added to.
     HookOutput { path: CString },
+    /// A directory of the caller's for a checkpoint's files, made if it is missing and may be.
+    Directory { path: CString, make: bool },
+    /// The caller's standard input, output or error.
+    Stream { number: i32 },
 }
 
 /// The mappings of an idmapped mount (config.md, mounts: `uidMappings`, `gidMappings`).

@@ -104,7 +104,7 @@ fn when(step: &Step) -> &'static str {
     }
 }
 
-fn opening(open: &Open) -> String {
+pub fn opening(open: &Open) -> String {
     match open {
         Open::Tree { source, recursive, follow, idmap, .. } => {
             let mut words = format!("tree {}", show(source));
@@ -122,6 +122,10 @@ fn opening(open: &Open) -> String {
         Open::Namespace { kind, path } => format!("{} namespace {}", kind.name(), show(path)),
         Open::Pidfd { pid } => format!("process {pid}"),
         Open::HookOutput { path } => format!("file {}, for what hooks print", show(path)),
+        Open::Stream { number } => format!("standard stream {number}"),
+        Open::Directory { path, make } => {
+            format!("directory {}{}", show(path), if *make { ", made if missing" } else { "" })
+        }
     }
 }
 

@@ -26,6 +26,12 @@ pub fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     close_range(first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 
+/// Leave a descriptor open across execve(2) (`FD_CLOEXEC`, fcntl(2)).
+pub fn keep_on_exec(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    use nix::fcntl::{F_SETFD, FdFlag, fcntl};
+    fcntl(fd, F_SETFD(FdFlag::empty())).map(drop)
+}
+
 fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<(), Errno> {
     // SAFETY: no memory is passed; whose descriptors these are is the callers' promise.
     checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })?;

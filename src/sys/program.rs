@@ -42,65 +42,69 @@ pub fn run(program: &Program<'_>) -> Result<Outcome, Errno> {
         write_once(input.as_fd(), piece)?;
     }
     lseek(&input, 0, Whence::SeekSet)?;
-    let (failure, tell) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let image = Image::new(program.arguments, program.environment);
-    let pidfd = match clone_process(0, None)? {
-        Side::Child => {
-            let error = become_program(program, &image, input.as_fd());
-            // A parent that is gone needs no reason.
-            let _ = write_once(tell.as_fd(), &(error as i32).to_ne_bytes());
-            exit_now(127)
-        }
-        Side::Parent { pidfd, .. } => pidfd,
+    let prepare = || prepare(program, input.as_fd());
+    let started = match start(program.path, &image, None, prepare)? {
+        Ok(started) => started,
+        Err(error) => return Ok(Outcome::NotStarted(error)),
     };
-    drop(tell);
-    let watched = watch(pidfd.as_fd(), failure.as_fd(), program.timeout_ms);
-    if !matches!(watched, Ok(Watched::Ended)) {
+    let watched = ends_within(started.pidfd.as_fd(), program.timeout_ms);
+    if !matches!(watched, Ok(true)) {
         // Whatever went wrong, it must not go on without us.
-        signal(pidfd.as_fd(), libc::SIGKILL)?;
+        signal(started.pidfd.as_fd(), libc::SIGKILL)?;
     }
-    let ended = wait(Whom::Process(pidfd.as_fd()), true)?;
+    let ended = wait(Whom::Process(started.pidfd.as_fd()), true)?;
     Ok(match (watched?, ended) {
-        (Watched::NotStarted(error), _) => Outcome::NotStarted(error),
-        (Watched::Ended, Some((_, ended))) => Outcome::Ended(ended),
+        (true, Some((_, ended))) => Outcome::Ended(ended),
         _ => Outcome::TimedOut,
     })
 }
 
-enum Watched {
-    NotStarted(Errno),
-    Ended,
-    StillRunning,
+/// A program that runs, and that we have not waited for.
+#[derive(Debug)]
+pub struct Started {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
 }
 
-fn watch(
-    process: BorrowedFd<'_>,
-    failure: BorrowedFd<'_>,
-    timeout_ms: Option<u64>,
-) -> Result<Watched, Errno> {
-    let mut errno = [0; 4];
-    if nix::unistd::read(failure, &mut errno)? == errno.len() {
-        return Ok(Watched::NotStarted(Errno::from_raw(i32::from_ne_bytes(errno))));
-    }
-    let ended = ends_within(process, timeout_ms)?;
-    Ok(if ended { Watched::Ended } else { Watched::StillRunning })
-}
-
-fn become_program(program: &Program<'_>, image: &Image<'_>, input: BorrowedFd<'_>) -> Errno {
-    let prepare = || {
-        duplicate_onto(input, 0)?;
-        for (stream, output) in [(1, program.stdout), (2, program.stderr)] {
-            if let Some(output) = output {
-                duplicate_onto(output, stream)?;
-            }
+/// Start a program in the v2 cgroup `birthplace`, or in ours. `prepare` runs in the child and decides what it keeps: it
+/// closes on execve(2) what the program is not to have. The inner error is why there is no program.
+pub fn start(
+    path: &CStr,
+    image: &Image<'_>,
+    birthplace: Option<BorrowedFd<'_>>,
+    prepare: impl FnOnce() -> Result<(), Errno>,
+) -> Result<Result<Started, Errno>, Errno> {
+    let (failure, tell) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let started = match clone_process(0, birthplace)? {
+        Side::Child => {
+            let error = match restore_signals().and_then(|()| prepare()) {
+                Ok(()) => image.execute(path),
+                Err(error) => error,
+            };
+            // A parent that is gone needs no reason.
+            let _ = write_once(tell.as_fd(), &(error as i32).to_ne_bytes());
+            exit_now(127)
         }
-        restore_signals()?;
-        close_on_exec_from(3)
+        Side::Parent { pid, pidfd } => Started { pid, pidfd },
     };
-    match prepare() {
-        Ok(()) => image.execute(program.path),
-        Err(error) => error,
+    drop(tell);
+    let mut errno = [0; 4];
+    if nix::unistd::read(&failure, &mut errno)? < errno.len() {
+        return Ok(Ok(started));
     }
+    wait(Whom::Process(started.pidfd.as_fd()), true)?;
+    Ok(Err(Errno::from_raw(i32::from_ne_bytes(errno))))
+}
+
+fn prepare(program: &Program<'_>, input: BorrowedFd<'_>) -> Result<(), Errno> {
+    duplicate_onto(input, 0)?;
+    for (stream, output) in [(1, program.stdout), (2, program.stderr)] {
+        if let Some(output) = output {
+            duplicate_onto(output, stream)?;
+        }
+    }
+    close_on_exec_from(3)
 }
 
 fn ends_within(process: BorrowedFd<'_>, timeout_ms: Option<u64>) -> Result<bool, Errno> {
