@@ -19,6 +19,7 @@ mod limits;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod notify;
 mod odd_rootfs;
 mod pause;
 mod process;

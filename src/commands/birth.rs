@@ -11,12 +11,13 @@ use super::Context;
 use crate::cli::{self, CgroupManager, GlobalOptions, Rootless};
 use crate::container::check_id;
 use crate::container::state::State;
+use crate::host::notify;
 use crate::launch::{self, Born, Contact, sockets};
 use crate::plan::bundle::Bundle;
 use crate::plan::facts::Facts;
 use crate::plan::namespaces::Place;
 use crate::plan::request::{Cgroups, Console, Listen, Options};
-use crate::plan::{Namespace, Plan, steps};
+use crate::plan::{self, Namespace, Plan, steps};
 use crate::time;
 
 /// A container at its start gate. `terminal` is where a terminal's master goes when nobody else takes it.
@@ -29,9 +30,11 @@ pub fn give_birth(
 ) -> Result<Born> {
     check_id(id)?;
     let facts = Facts::gather()?;
-    let bundle = Bundle::read(&options.bundle, &options.config)?;
+    let mut bundle = Bundle::read(&options.bundle, &options.config)?;
+    let room = context.store.path(id);
+    let notify = notify::manager().is_some() && plan::notify::offer(&mut bundle.spec, &room);
     let options_of_plan = Options {
-        room: context.store.path(id),
+        room,
         no_pivot: options.no_pivot,
         no_new_keyring: options.no_new_keyring,
         preserve_fds: options.preserve_fds,
@@ -45,7 +48,8 @@ pub fn give_birth(
         group.required = true;
     }
     context.tell(id, &plan);
-    let state = state_of(&bundle, &plan, id, facts.euid, request.place(Namespace::Pid) == Place::New);
+    let own_pid_namespace = request.place(Namespace::Pid) == Place::New;
+    let state = State { notify, ..state_of(&bundle, &plan, id, facts.euid, own_pid_namespace) };
     let contact = Contact {
         pid_file: options.pid_file.clone(),
         pidfd_socket: options.pidfd_socket.clone(),
@@ -73,6 +77,7 @@ fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespac
         own_pid_namespace,
         poststart: !plan.outside.poststart.is_empty(),
         poststop: !plan.outside.poststop.is_empty(),
+        notify: false,
         init: None,
         cgroup: None,
         host_mount: plan.host_mount().map(|path| OsStr::from_bytes(path.to_bytes()).into()),

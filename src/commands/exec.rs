@@ -52,7 +52,7 @@ pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
     let contact = contact(options, &console, Some(theirs))?;
     let born = launch_in_group(&plan, &state, options, init, contact)?;
     let attended =
-        receive_terminal(ours.as_fd()).and_then(|terminal| foreground.attend(&born.child, terminal));
+        receive_terminal(ours.as_fd()).and_then(|terminal| foreground.attend(&born.child, terminal, None));
     match attended {
         Ok(ended) => Ok(ended.status() as u8),
         // Nobody would hear of its end.

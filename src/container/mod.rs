@@ -199,6 +199,9 @@ impl Container {
         if let Some(cgroup) = self.state.cgroup()? {
             cgroup.remove()?;
         }
+        if self.state.notify {
+            host::notify::remove(&self.room.path)?;
+        }
         self.room.remove()
     }
 }

@@ -34,6 +34,9 @@ pub struct State {
     /// Whether the configuration has hooks for after the birth; else nobody needs to read it again.
     pub poststart: bool,
     pub poststop: bool,
+    /// Whether the container has a directory for a socket to say that it is ready.
+    #[serde(default)]
+    pub notify: bool,
     /// The user that called `create`.
     pub owner: u32,
     /// `None` until there is an init: the record of an intent.

@@ -1,8 +1,9 @@
-//! The parent's hands: control groups, id maps, hooks. Runs outside.
+//! The parent's hands: control groups, id maps, hooks, words for a service manager. Runs outside.
 
 pub mod cgroup;
 pub mod hooks;
 pub mod idmap;
+pub mod notify;
 pub mod oom;
 
 use std::path::Path;

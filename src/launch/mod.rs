@@ -19,7 +19,7 @@ use crate::container::state::{self, Process, State};
 use crate::container::store::{Room, Store, write_atomically};
 use crate::container::{CONFIG, gate};
 use crate::host::cgroup::{self, Cgroup};
-use crate::host::hooks;
+use crate::host::{hooks, notify};
 use crate::init::{self, Birthright, Gate};
 use crate::log::Log;
 use crate::plan::{GroupPlan, HookPoint, Plan};
@@ -108,6 +108,9 @@ fn try_birth(
     if let Some(place) = &state.host_mount {
         std::fs::create_dir(place).with_context(|| format!("make directory {place:?}"))?;
         attempt.host_mount = Some(place.clone());
+    }
+    if state.notify {
+        notify::prepare(&room.path)?;
     }
     let (go, outcome) = gate::make(&room.path)?;
     let gate = Some(Gate { go, outcome });

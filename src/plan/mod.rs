@@ -30,6 +30,7 @@ pub mod limits;
 pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
+pub mod notify;
 pub mod print;
 pub mod process;
 pub mod request;
