@@ -27,5 +27,6 @@ mod propagation;
 mod seccomp;
 mod security;
 mod state;
+mod supervision;
 mod terminal;
 mod update;

@@ -343,6 +343,98 @@ fn nothing_that_was_written_before_the_end_is_lost() {
 }
 
 #[test]
+fn a_terminal_that_hangs_up_is_the_end_of_that_of_the_container() {
+    for exec in [false, true] {
+        let mut bundle = bundle!();
+        bundle.set("/root/readonly", json!(false));
+        // The first process of a pid namespace gets no SIGHUP that it does not ask for.
+        let line = "echo ready; cat; echo survived > /file";
+        let (mut screen, side) = Screen::open();
+        let call = if exec {
+            bundle.running();
+            bundle.call(["exec", "--tty", &bundle.id, "/bin/sh", "-c", &format!("trap '' HUP; {line}")])
+        } else {
+            bundle.set("/process/terminal", json!(true)).shell(line);
+            bundle.birth("run", &[])
+        };
+        let running = on_terminal(&bundle, call, &side);
+        screen.shows("ready");
+        drop(screen);
+        eventually("the process goes on", || bundle.rootfs().join("file").exists().then_some(()));
+        running.wait();
+    }
+}
+
+#[test]
+fn an_interactive_shell_has_job_control() {
+    let mut bundle = bundle!();
+    bundle.set("/process/terminal", json!(true)).args(&["/bin/sh"]);
+    let (mut screen, side) = Screen::open();
+    let running = on_terminal(&bundle, bundle.birth("run", &[]), &side);
+    screen.types("sleep 60\r");
+    screen.shows("sleep 60\r\n");
+    eventually("it runs", || bundle.verb("ps", &[]).stdout().contains("sleep 60").then_some(()));
+    screen.types("\u{1a}");
+    screen.shows("Stopped");
+    screen.types("fg\r");
+    eventually("it goes on in the foreground", || {
+        bundle.traces().processes.into_iter().any(is_foreground_sleep).then_some(())
+    });
+    screen.types("\u{3}exit 3\r");
+    assert!(!screen.seen.contains("job control"), "{}", screen.seen);
+    assert_eq!(running.wait().code(), 3);
+}
+
+#[test]
+fn a_long_paste_arrives_whole() {
+    let mut bundle = bundle!();
+    bundle.set("/process/terminal", json!(true));
+    bundle.shell("stty -echo; echo ready; sleep 0.2; wc -l; stty sane");
+    let (mut screen, side) = Screen::open();
+    let running = on_terminal(&bundle, bundle.birth("run", &[]), &side);
+    screen.shows("ready");
+    screen.types(&"as long as a line that somebody pastes into a shell may well be\r".repeat(3000));
+    screen.types("\u{4}");
+    screen.shows("3000");
+    running.wait().ok();
+}
+
+#[test]
+fn the_terminal_is_as_before_whatever_ends_the_container() {
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+        let mut bundle = bundle!();
+        bundle.set("/process/terminal", json!(true)).drop_namespace("pid");
+        bundle.shell("echo ready; exec sleep 60");
+        let (mut screen, side) = Screen::open();
+        let running = on_terminal(&bundle, bundle.birth("run", &[]), &side);
+        screen.shows("ready");
+        // The one that stays for the container; its parent is setsid(1).
+        let runtime = parent_of(bundle.pid());
+        kill(Pid::from_raw(runtime), signal).expect("signal the runtime");
+        assert_eq!(running.wait().code(), 128 + signal as i32, "{signal}");
+        let modes = tcgetattr(&screen.master).expect("tcgetattr").local_modes;
+        assert!(modes.contains(LocalModes::ICANON | LocalModes::ECHO), "{signal}");
+        bundle.assert_nothing_left("a run that was told to end");
+    }
+}
+
+/// What follows a process's name (proc_pid_stat(5)): its state, parent, group, session, terminal and that one's group.
+fn status_of(pid: i32) -> Vec<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').map(String::from).collect()).unwrap_or_default()
+}
+
+fn parent_of(pid: i32) -> i32 {
+    status_of(pid)[1].parse().expect("a pid")
+}
+
+/// `sleep 60` that is not stopped, in the group that the terminal listens to.
+fn is_foreground_sleep(pid: i32) -> bool {
+    let sleeps = std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words == b"sleep\x0060\0");
+    matches!(&status_of(pid)[..], [state, _, group, _, _, foreground, ..] if sleeps && state == "S" && group == foreground)
+}
+
+#[test]
 fn a_screen_that_nobody_reads_does_not_keep_signals_from_the_process() {
     let mut bundle = bundle!();
     bundle.set("/process/terminal", json!(true));

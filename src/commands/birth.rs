@@ -12,6 +12,7 @@ use crate::cli::{self, CgroupManager, GlobalOptions, Rootless};
 use crate::container::check_id;
 use crate::container::state::State;
 use crate::host::notify;
+use crate::launch::foreground::Foreground;
 use crate::launch::{self, Born, Contact, sockets};
 use crate::plan::bundle::Bundle;
 use crate::plan::facts::Facts;
@@ -20,15 +21,18 @@ use crate::plan::request::{Cgroups, Console, Listen, Options};
 use crate::plan::{self, Namespace, Plan, steps};
 use crate::time;
 
-/// A container at its start gate. `terminal` is where a terminal's master goes when nobody else takes it.
+/// A container at its start gate. A runtime that stays has where a terminal's master goes when nobody else takes it,
+/// and its signals.
 pub fn give_birth(
     context: &Context<'_>,
     options: &cli::Birth,
     id: &str,
     console: Console,
-    terminal: Option<OwnedFd>,
+    stays: Option<(OwnedFd, &Foreground)>,
 ) -> Result<Born> {
     check_id(id)?;
+    let interrupt = stays.as_ref().map(|(_, foreground)| foreground.share_interrupt()).transpose()?;
+    let terminal = stays.map(|(terminal, _)| terminal);
     let facts = Facts::gather()?;
     let mut bundle = Bundle::read(&options.bundle, &options.config)?;
     let room = context.store.path(id);
@@ -57,6 +61,7 @@ pub fn give_birth(
             Console::Socket(path) => Some(sockets::connect_console(&path)?),
             Console::Foreground(_) | Console::None => terminal,
         },
+        interrupt,
     };
     launch::birth(&context.store, &plan, state, &bundle.text, contact, context.log)
 }

@@ -27,9 +27,9 @@ pub fn run(context: &Context<'_>, options: &cli::Run) -> Result<u8> {
     let (ours, theirs) = sockets::console_pair()?;
     let console =
         options.birth.console_socket.clone().map_or_else(|| Console::Foreground(own_size()), Console::Socket);
-    let born = birth::give_birth(context, &options.birth, &options.id, console, Some(theirs))?;
+    let born = birth::give_birth(context, &options.birth, &options.id, console, Some((theirs, &foreground)))?;
     let attended = receive_terminal(ours.as_fd()).and_then(|terminal| {
-        let notify = start::open(enter(context, &options.id)?, context.log)?;
+        let notify = start::open(enter(context, &options.id)?, context.log, Some(foreground.interrupt()))?;
         foreground.attend(&born.child, terminal, notify.as_ref())
     });
     let ended = attended.inspect_err(|_| give_up(context, &options.id))?;

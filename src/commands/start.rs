@@ -1,6 +1,6 @@
 //! `start`: open the gate of a created container.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -24,7 +24,7 @@ pub fn start(context: &Context<'_>, options: &cli::Start) -> Result<()> {
 /// Let init go on, and return when it is ready where a service manager wants to know.
 pub fn detached(container: Container, log: &Log) -> Result<()> {
     let init = container.state.init;
-    let Some((notify, init)) = open(container, log)?.zip(init) else { return Ok(()) };
+    let Some((notify, init)) = open(container, log, None)?.zip(init) else { return Ok(()) };
     match init.open()? {
         Some(pidfd) => notify.until_ready(pidfd.as_fd(), init.pid),
         None => Ok(()),
@@ -33,7 +33,11 @@ pub fn detached(container: Container, log: &Log) -> Result<()> {
 
 /// Let init go on, then run the poststart hooks. A hook that fails is the container's end (runtime.md, Lifecycle 9).
 /// The result is where init says that it is ready, if there is a service manager to tell.
-pub fn open<'a>(container: Container, log: &'a Log) -> Result<Option<Notify<'a>>> {
+pub fn open<'a>(
+    container: Container,
+    log: &'a Log,
+    interrupt: Option<BorrowedFd<'_>>,
+) -> Result<Option<Notify<'a>>> {
     match container.status()? {
         Status::Created => {}
         Status::Running | Status::Paused => bail!("cannot start an already running container"),
@@ -42,7 +46,7 @@ pub fn open<'a>(container: Container, log: &'a Log) -> Result<Option<Notify<'a>>
     }
     let manager = if container.state.notify { notify::manager() } else { None };
     let notify = manager.map(|manager| Notify::listen(&container.room.path, &manager, log)).transpose()?;
-    if let Some(report) = gate::open(&container.room.path)? {
+    if let Some(report) = gate::open(&container.room.path, interrupt)? {
         return Err(refusal(&container, report));
     }
     if container.state.poststart {

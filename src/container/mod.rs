@@ -25,7 +25,7 @@ use store::{Room, Store};
 pub const CONFIG: &str = "config.json";
 
 /// How long a killed process may take to be gone.
-const DEATH_DEADLINE_MS: u16 = 10_000;
+pub const DEATH_DEADLINE_MS: u16 = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -3,7 +3,7 @@
 //! Runs outside, between the clone and the child's own program.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -21,6 +21,8 @@ pub struct Conversation<'a> {
     pub child: &'a Child,
     pub state: &'a State,
     pub socket: OwnedFd,
+    /// Readable when the caller does not want to wait any longer.
+    pub interrupt: Option<BorrowedFd<'a>>,
 }
 
 impl Conversation<'_> {
@@ -57,7 +59,10 @@ impl Conversation<'_> {
     }
 
     fn receive(&self) -> Result<Option<Report>> {
-        wire::receive(self.socket.as_fd()).context("hear from the child")
+        match wire::receive_unless(self.socket.as_fd(), self.interrupt) {
+            Err(Errno::EINTR) => bail!(wire::INTERRUPTED),
+            result => result.context("hear from the child"),
+        }
     }
 
     fn step(&self, number: u32) -> Result<&Step> {

@@ -21,7 +21,12 @@ use crate::sys::terminal;
 /// Signals are held back from the moment this exists, so that none is lost while the child is made.
 pub struct Foreground {
     signals: SignalFd,
+    /// Those of [`ENDINGS`] alone, and never read: it stays readable for who makes the child.
+    endings: SignalFd,
 }
+
+/// Signals that end a runtime which has nobody yet to hand them to.
+const ENDINGS: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
 impl Foreground {
     pub fn prepare() -> Result<Foreground> {
@@ -32,7 +37,18 @@ impl Foreground {
         }
         set.thread_block().context("block signals")?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Foreground { signals: SignalFd::with_flags(&set, flags).context("listen for signals")? })
+        let listen = |set: &SigSet| SignalFd::with_flags(set, flags).context("listen for signals");
+        Ok(Foreground { signals: listen(&set)?, endings: listen(&SigSet::from_iter(ENDINGS))? })
+    }
+
+    /// Readable when a signal has arrived that asks for the end.
+    pub fn interrupt(&self) -> BorrowedFd<'_> {
+        self.endings.as_fd()
+    }
+
+    /// The same, for somebody's keeping.
+    pub fn share_interrupt(&self) -> Result<OwnedFd> {
+        self.endings.as_fd().try_clone_to_owned().context("copy a descriptor")
     }
 
     /// Stay until the child has ended; `terminal` is the master of its terminal, if it has one, and `notify` is where it
@@ -46,6 +62,7 @@ impl Foreground {
         let mut relay = terminal.map(Relay::new).transpose()?;
         loop {
             self.wait_for_work(relay.as_mut(), notify)?;
+            relay.take_if(|relay| relay.is_over());
             if let Some(ended) = self.serve_signals(child, relay.as_ref())? {
                 if let Some(relay) = &mut relay {
                     relay.drain(|output| self.is_writable(output))?;

@@ -36,6 +36,8 @@ pub struct Contact {
     pub pid_file: Option<PathBuf>,
     pub pidfd_socket: Option<PathBuf>,
     pub console: Option<OwnedFd>,
+    /// Readable when the caller does not want to wait any longer.
+    pub interrupt: Option<OwnedFd>,
 }
 
 /// A container or a guest that has come to the point where only its own program is left to run.
@@ -121,7 +123,8 @@ fn try_birth(
     if let (Some(made), Some(group)) = (&attempt.cgroup, &plan.cgroup) {
         made.set_limits(&group.limits.settings).context("config.json")?;
     }
-    let conversation = Conversation { plan, child, state: &state, socket: conversation };
+    let interrupt = contact.interrupt.as_ref().map(AsFd::as_fd);
+    let conversation = Conversation { plan, child, state: &state, socket: conversation, interrupt };
     conversation.until_ready()?;
     let socket = conversation.socket;
 
@@ -187,7 +190,8 @@ fn try_guest(
     ensure!(state.init()?.is_some(), "the container has stopped");
     let (child, conversation) = deliver(plan, slots, cgroup, None, contact.console)?;
     let child = &*attempt.child.insert(child);
-    let conversation = Conversation { plan, child, state, socket: conversation };
+    let interrupt = contact.interrupt.as_ref().map(AsFd::as_fd);
+    let conversation = Conversation { plan, child, state, socket: conversation, interrupt };
     conversation.until_ready()?;
     announce(child, contact.pid_file, contact.pidfd_socket.as_deref(), &mut attempt.pid_file)?;
     conversation.let_go()?;

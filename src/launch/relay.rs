@@ -94,6 +94,8 @@ pub struct Relay {
     inward: Flow,
     outward: Flow,
     input_open: bool,
+    /// Our own terminal is gone, as when its window is closed.
+    hung_up: bool,
     /// Nobody in the container has the terminal open at the moment.
     abandoned: bool,
     /// How our own terminal was, to be restored on every way out.
@@ -109,6 +111,7 @@ impl Relay {
             inward: Flow::new(),
             outward: Flow::new(),
             input_open: true,
+            hung_up: false,
             abandoned: false,
             before: None,
         };
@@ -185,11 +188,18 @@ impl Relay {
         Ok(())
     }
 
+    /// Whether there is nobody to relay for. Dropped then, this hangs up the container's terminal as well: whoever
+    /// reads there finds the end, and who began it gets SIGHUP.
+    pub fn is_over(&self) -> bool {
+        self.hung_up
+    }
+
     /// The end of a pipe or a file is said as it is typed, since a terminal has no other way to say it: once for
-    /// the end of a line that is unfinished, once for the end of all.
+    /// the end of a line that is unfinished, once for the end of all. A terminal that is raw has no end but its own.
     fn take_input(&mut self) -> Result<()> {
         let last = self.inward.last();
         self.input_open = self.inward.fill(inherited(0))?;
+        self.hung_up = !self.input_open && self.before.is_some();
         let typed = tcgetattr(&self.master).context("look at the terminal")?;
         if !self.input_open && self.before.is_none() && typed.local_flags.contains(LocalFlags::ICANON) {
             let end = typed.control_chars[SpecialCharacterIndices::VEOF as usize];
@@ -238,6 +248,7 @@ fn own_output() -> Result<Option<OwnedFd>> {
 impl Drop for Relay {
     fn drop(&mut self) {
         if let Some(before) = &self.before
+            && !self.hung_up
             && let Err(error) = tcsetattr(inherited(0), SetArg::TCSANOW, before)
         {
             // Nobody is left to tell it to.
