@@ -22,6 +22,7 @@ mod namespaces;
 mod notify;
 mod odd_rootfs;
 mod pause;
+mod pods;
 mod process;
 mod propagation;
 mod seccomp;

@@ -56,17 +56,7 @@ fn exec_in_a_paused_container_waits_for_it_to_go_on_if_asked() {
     // What was given up on v1 dies now, and is left to the caller's subreaper.
     let pids = || bundle.verb("ps", &["--format", "json"]).ok().json();
     eventually("only init is left", || (pids() == json!([bundle.pid()])).then_some(()));
-    for pid in zombies_in(&bundle.id) {
-        crate::bundle::wait_for(pid);
-    }
-}
-
-/// What has ended in a group of this name, and was not waited for.
-fn zombies_in(mark: &str) -> Vec<i32> {
-    let all = fs::read_dir("/proc").expect("list /proc").flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let reads = |pid: i32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    pids.filter(|pid| reads(*pid, "stat").contains(") Z ") && reads(*pid, "cgroup").contains(mark)).collect()
+    bundle.reap_orphans();
 }
 
 #[test]

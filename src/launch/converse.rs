@@ -129,6 +129,9 @@ pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
     match action {
         Action::FindExecutable { candidates, .. } => not_executable(candidates, errno, note),
         Action::Exec { .. } => exec_failed(errno, note),
+        Action::EnterCgroups if errno == Errno::ENOSPC => {
+            anyhow!("{}: its cpuset has no processors or no memory", action.intent())
+        }
         _ if note.as_bytes().is_empty() => anyhow!("{}: {}", action.intent(), errno.desc()),
         _ => {
             let note = String::from_utf8_lossy(note.as_bytes());
