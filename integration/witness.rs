@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket,
 };
@@ -96,10 +97,16 @@ fn make_node(path: &str, kind: &str, major: &str, minor: &str) -> io::Result<()>
 fn wait_for_signal() {
     let all = SigSet::all();
     all.thread_block().expect("block all signals");
+    // sigwait(3) of the crate knows no real-time signals.
+    let signals = SignalFd::new(&all).expect("a signalfd");
     println!("ready");
     io::stdout().flush().expect("flush");
-    let signal = all.wait().map(Signal::as_str).unwrap_or("a signal without a name");
-    println!("{signal}");
+    let info = signals.read_signal().expect("read a signal").expect("a signal");
+    let number = info.ssi_signo as i32;
+    match Signal::try_from(number) {
+        Ok(signal) => println!("{}", signal.as_str()),
+        Err(_) => println!("signal {number}"),
+    }
 }
 
 fn stat(path: &str) -> Value {

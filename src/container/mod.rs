@@ -210,7 +210,7 @@ impl Container {
 pub fn kill_process(process: &OwnedFd, number: i32) -> Result<()> {
     match signal(process.as_fd(), number) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
-        Err(error) => Err(error).context("signal the container's init"),
+        Err(error) => Err(error).context("signal a process of the container"),
     }
 }
 
