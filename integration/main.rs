@@ -29,5 +29,6 @@ mod seccomp;
 mod security;
 mod state;
 mod supervision;
+mod system;
 mod terminal;
 mod update;
