@@ -124,7 +124,7 @@ fn run_forwards_signals_to_the_process() {
 #[test]
 fn run_forwards_every_signal_that_can_be_caught() {
     // Faults of the runtime's own, news of its children and terminal, and those that nobody can catch.
-    let others = [4, 6, 7, 8, 9, 11, 17, 19, 23, 28];
+    let others = [4, 6, 7, 8, 9, 11, 17, 19, 21, 22, 23, 28];
     for signal in (1..=31).chain([34, 37, 64]).filter(|signal| !others.contains(signal)) {
         let mut bundle = bundle!();
         bundle.args(&["/witness", "signal-wait"]);

@@ -127,6 +127,18 @@ fn run_waits_for_the_orphans_that_are_left_to_it() {
 }
 
 #[test]
+fn a_dead_process_that_keeps_a_container_is_told_from_one_that_lives() {
+    let mut bundle = bundle!();
+    bundle.running();
+    // The test is its parent, and does not wait for it.
+    bundle.exec_detached(&[], &["/bin/true"]);
+    let delete = bundle.verb("delete", &["--force"]);
+    delete.refused(1, &["still running", "that its own parent has not waited for"]);
+    bundle.reap_orphans();
+    bundle.verb("delete", &["--force"]).ok();
+}
+
+#[test]
 fn a_process_that_cannot_die_is_named_before_the_patience_of_an_engine_ends() {
     if unified() || hierarchy("freezer").is_none() {
         skip!("nothing is beyond death here but what a v1 freezer holds");

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Winsize, isatty, tcgetattr, tcsetwinsize};
+use rustix::termios::{LocalModes, OutputModes, Winsize, isatty, tcgetattr, tcsetwinsize};
 use serde_json::json;
 
 use crate::bundle::{Bundle, bundle, skip};
@@ -363,6 +363,39 @@ fn a_terminal_that_hangs_up_is_the_end_of_that_of_the_container() {
         eventually("the process goes on", || bundle.rootfs().join("file").exists().then_some(()));
         running.wait();
     }
+}
+
+#[test]
+fn a_run_in_the_background_leaves_the_terminal_alone_until_it_is_in_the_foreground() {
+    let mut bundle = bundle!();
+    bundle.set("/process/terminal", json!(true)).shell("echo ready; read line; echo \"got $line\"; exit 5");
+    let run = bundle.birth("run", &[]);
+    let words: Vec<_> = run.command.get_args().map(|word| word.to_str().expect("a word")).collect();
+    let line = format!("{} {} &\r", run.command.get_program().display(), words.join(" "));
+    let (mut screen, side) = Screen::open();
+    let bash = Call::new("bash", &bundle.scratch()).args(["--norc", "--noprofile", "-i"]).env("PS1", "> ");
+    let shell = on_terminal(&bundle, bash, &side);
+    screen.types(&line);
+    eventually("it has stopped", || {
+        let pid = parent_of_status(bundle.pid_file())?;
+        (status_of(pid).first()? == "T").then_some(())
+    });
+    let modes = |screen: &Screen| tcgetattr(&screen.master).expect("tcgetattr").output_modes;
+    assert!(modes(&screen).contains(OutputModes::OPOST), "the shell's terminal is raw");
+    screen.types("fg\r");
+    screen.shows("ready");
+    screen.types("a line\r");
+    screen.shows("got a line");
+    // What is typed before that is the container's.
+    eventually("the shell is back", || (bundle.verb("state", &[]).code() == 1).then_some(()));
+    screen.types("exit $?\r");
+    assert_eq!(shell.wait().code(), 5);
+}
+
+/// Whose child the process is that a pid file names, once there is one.
+fn parent_of_status(pid_file: PathBuf) -> Option<i32> {
+    let pid = std::fs::read_to_string(pid_file).ok()?.parse().ok()?;
+    status_of(pid).get(1)?.parse().ok()
 }
 
 #[test]

@@ -118,6 +118,11 @@ pub fn whereabouts(pid: i32) -> String {
     let status = status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("gone").trim();
     match file("wchan").trim() {
         "" | "0" => format!("is in state {status}"),
+        // The likeliest reason why a first process that was killed does not go.
+        "zap_pid_ns_processes" => {
+            "has ended but for a process of its pid namespace that its own parent has not waited for"
+                .to_owned()
+        }
         place => format!("is in state {status}, in {place}"),
     }
 }

@@ -25,16 +25,24 @@ pub struct Foreground {
     endings: SignalFd,
 }
 
+/// What these say about the runtime itself must not wait: its own faults, and that its shell has it in the background.
+const OWN: [Signal; 7] = [
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGILL,
+    Signal::SIGFPE,
+    Signal::SIGABRT,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+];
+
 /// Signals that end a runtime which has nobody yet to hand them to.
 const ENDINGS: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
 impl Foreground {
     pub fn prepare() -> Result<Foreground> {
         let mut set = SigSet::all();
-        // What these say about the runtime itself must not wait.
-        for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT] {
-            set.remove(fault);
-        }
+        OWN.into_iter().for_each(|signal| set.remove(signal));
         set.thread_block().context("block signals")?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let listen = |set: &SigSet| SignalFd::with_flags(set, flags).context("listen for signals");

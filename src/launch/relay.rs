@@ -119,8 +119,14 @@ impl Relay {
         if let Ok(before) = tcgetattr(inherited(0)) {
             let mut raw = before.clone();
             cfmakeraw(&mut raw);
-            relay.before = Some(before);
-            tcsetattr(inherited(0), SetArg::TCSANOW, &raw).context("make the terminal raw")?;
+            match tcsetattr(inherited(0), SetArg::TCSANOW, &raw) {
+                // In the background, with no shell left that could bring us to the front.
+                Err(Errno::EIO) => {}
+                result => {
+                    result.context("make the terminal raw")?;
+                    relay.before = Some(before);
+                }
+            }
         }
         Ok(relay)
     }
@@ -172,7 +178,10 @@ impl Relay {
         self.abandoned = false;
         for (end, events) in ready {
             match end {
-                End::Input if events.intersects(READABLE) => self.take_input()?,
+                End::Input if events.intersects(READABLE) => {
+                    self.take_input()?;
+                    self.hung_up = self.before.is_some() && events.contains(PollFlags::POLLHUP);
+                }
                 End::Output if events.intersects(WRITABLE) => self.pass_on()?,
                 End::Master => {
                     if events.contains(PollFlags::POLLOUT) && !self.inward.is_empty() {
@@ -199,7 +208,6 @@ impl Relay {
     fn take_input(&mut self) -> Result<()> {
         let last = self.inward.last();
         self.input_open = self.inward.fill(inherited(0))?;
-        self.hung_up = !self.input_open && self.before.is_some();
         let typed = tcgetattr(&self.master).context("look at the terminal")?;
         if !self.input_open && self.before.is_none() && typed.local_flags.contains(LocalFlags::ICANON) {
             let end = typed.control_chars[SpecialCharacterIndices::VEOF as usize];
