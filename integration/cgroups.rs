@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::bundle::{Bundle, bundle, skip};
+use crate::call::Call;
+use crate::faults::{has_strace, under_strace};
 use crate::mounts::mount_at;
 use crate::traces::hierarchies;
 
@@ -41,6 +43,30 @@ fn the_container_has_a_group_on_every_hierarchy() {
         let members = members.unwrap_or_else(|error| panic!("{}: {error}", group.display()));
         assert_eq!(members.trim(), bundle.pid().to_string(), "{}", group.display());
     }
+}
+
+/// Such a write waits for an RCU grace period, 5 to 15 ms on a quiet host (docs/lessons.md).
+#[test]
+fn neither_a_birth_nor_exec_writes_to_cgroup_procs() {
+    if !has_strace() {
+        skip!("needs strace");
+    }
+    let mut bundle = bundle!();
+    let list = bundle.scratch().join("strace");
+    let options = ["-f", "-e", "trace=open,openat,openat2", "-o", list.to_str().unwrap()];
+    let watch = |bundle: &Bundle, call: Call| {
+        under_strace(bundle, &options, &call).output().ok();
+        let text = fs::read_to_string(&list).unwrap();
+        let opened: Vec<&str> = text.lines().filter(|line| line.contains("O_WRONLY")).collect();
+        assert!(!opened.is_empty(), "nothing is written? {text}");
+        assert!(!opened.iter().any(|line| line.contains("cgroup.procs")), "{opened:?}");
+    };
+    // strace(1) stays for as long as what it follows, so the creation is that of a brief container.
+    bundle.args(&["/bin/true"]);
+    watch(&bundle, bundle.birth("run", &[]));
+    bundle.verb("delete", &["--force"]).ok();
+    bundle.running();
+    watch(&bundle, bundle.call(["exec", &bundle.id, "/bin/true"]));
 }
 
 #[test]

@@ -47,12 +47,12 @@ const PLAIN: &[&str] = &[
 /// The n-th call of this name.
 type Point = (String, usize);
 
-fn has_strace() -> bool {
+pub fn has_strace() -> bool {
     Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success())
 }
 
 /// The same call, traced.
-fn under_strace(bundle: &Bundle, options: &[&str], call: &Call) -> Call {
+pub fn under_strace(bundle: &Bundle, options: &[&str], call: &Call) -> Call {
     let words: Vec<OsString> = call.command.get_args().map(OsString::from).collect();
     Call::new("strace", &bundle.scratch())
         .args(["-qq"])

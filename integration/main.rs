@@ -31,4 +31,5 @@ mod state;
 mod supervision;
 mod system;
 mod terminal;
+mod timing;
 mod update;

@@ -318,7 +318,7 @@ fn a_real_time_scheduler_is_set() {
     for scheduler in [
         json!({"policy": "SCHED_FIFO", "priority": 7, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}),
         json!({"policy": "SCHED_RR", "priority": 3}),
-        json!({"policy": "SCHED_DEADLINE", "runtime": 1_000_000, "deadline": 50_000_000, "period": 100_000_000}),
+        json!({"policy": "SCHED_DEADLINE", "runtime": 30_000_000, "deadline": 50_000_000, "period": 100_000_000}),
     ] {
         bundle.set("/process/scheduler", scheduler.clone());
         assert_scheduler(&bundle.report(), &scheduler);

@@ -11,6 +11,7 @@ mod plan;
 mod signal;
 mod sys;
 mod time;
+mod timing;
 mod wire;
 
 use std::io::Write;
@@ -22,6 +23,7 @@ use cli::{Cli, Command, Exit};
 use log::Log;
 
 fn main() -> ExitCode {
+    let begin = sys::stamps::now();
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Exit::Answer(text)) => return answer(&text),
@@ -37,7 +39,11 @@ fn main() -> ExitCode {
         Ok(log) => log,
         Err(error) => return refuse(&sentence(&error), cli.command.failure_status()),
     };
-    match preserved.and_then(|()| perform(&cli, &log)) {
+    let timed = cli.global.timing().map_or(Ok(()), |path| timing::begin(path, title(), begin));
+    timing::done("read the command line");
+    let performed = preserved.and(timed).and_then(|()| perform(&cli, &log));
+    commands::tell_times(&log);
+    match performed {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             let sentence = sentence(&error);
@@ -51,9 +57,16 @@ fn perform(cli: &Cli, log: &Log) -> anyhow::Result<u8> {
     use anyhow::Context;
     if matches!(cli.command, Command::Create(_) | Command::Run(_) | Command::Exec(_)) {
         sys::seal::seal().context("protect the executable of corten")?;
+        timing::done("protect the executable");
     }
     sys::process::keep_ended_children().context("keep ended children")?;
     commands::run(cli, log)
+}
+
+/// The command's words, as they were given.
+fn title() -> String {
+    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// One line of a readable length, whatever is in it, with the system's errors in plain words.

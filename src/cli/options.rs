@@ -45,6 +45,9 @@ pub struct GlobalOptions {
         ignore_case = true
     )]
     pub rootless: Rootless,
+    /// Add to FILE what this command spends its time on; as a Chrome trace if it ends in .json [env: CORTEN_TIMING]
+    #[arg(long, value_name = "FILE")]
+    timing: Option<PathBuf>,
     /// Accepted for callers of older runtimes; criu is looked up in PATH
     #[arg(long, value_name = "PATH", hide = true)]
     pub criu: Option<PathBuf>,
@@ -54,6 +57,12 @@ pub struct GlobalOptions {
 }
 
 impl GlobalOptions {
+    /// Where to write down what takes how long.
+    pub fn timing(&self) -> Option<PathBuf> {
+        let from_environment = || std::env::var_os("CORTEN_TIMING").filter(|path| !path.is_empty());
+        self.timing.clone().or_else(|| from_environment().map(PathBuf::from))
+    }
+
     /// Two spellings of one choice; the one that names the manager wins. None leaves it to the container's state.
     pub fn cgroup_manager(&self) -> Option<CgroupManager> {
         self.cgroup_manager.or(self.systemd_cgroup.then_some(CgroupManager::Systemd))

@@ -19,7 +19,7 @@ use crate::plan::facts::Facts;
 use crate::plan::namespaces::Place;
 use crate::plan::request::{Cgroups, Console, Listen, Options};
 use crate::plan::{self, Namespace, Plan, steps};
-use crate::time;
+use crate::{time, timing};
 
 /// A container at its start gate. A runtime that stays has where a terminal's master goes when nobody else takes it,
 /// and its signals.
@@ -34,7 +34,9 @@ pub fn give_birth(
     let interrupt = stays.as_ref().map(|(_, foreground)| foreground.share_interrupt()).transpose()?;
     let terminal = stays.map(|(terminal, _)| terminal);
     let facts = Facts::gather()?;
+    timing::done("look at the host");
     let mut bundle = Bundle::read(&options.bundle, &options.config)?;
+    timing::done("read the bundle");
     let room = context.store.path(id);
     let notify = notify::manager().is_some() && plan::notify::offer(&mut bundle.spec, &room);
     let options_of_plan = Options {
@@ -52,6 +54,7 @@ pub fn give_birth(
         group.required = true;
     }
     context.tell(id, &plan);
+    timing::done("plan");
     let own_pid_namespace = request.place(Namespace::Pid) == Place::New;
     let state = State { notify, ..state_of(&bundle, &plan, id, facts.euid, own_pid_namespace) };
     let contact = Contact {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::Pid;
 use oci_spec::runtime::Process;
 
-use super::Context;
+use super::{Context, tell_times};
 use crate::cli::{self, SubCgroup};
 use crate::container::state::State;
 use crate::container::{Status, check_id, read_config};
@@ -21,6 +21,7 @@ use crate::plan::guest::{self, Wishes};
 use crate::plan::request::{Console, Options, Request};
 use crate::plan::{Plan, bundle, steps};
 use crate::sys::process::set_child_subreaper;
+use crate::timing;
 
 /// The result is the process's exit status, as a shell would report it.
 pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
@@ -51,6 +52,7 @@ pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
     let (ours, theirs) = sockets::console_pair()?;
     let contact = contact(options, &console, Some(theirs), Some(foreground.share_interrupt()?))?;
     let born = launch_in_group(&plan, &state, options, init, contact)?;
+    tell_times(context.log);
     let attended =
         receive_terminal(ours.as_fd()).and_then(|terminal| foreground.attend(&born.child, terminal, None));
     match attended {
@@ -103,6 +105,7 @@ fn plan(
     };
     let plan = steps::guest(&request, &process, init)?;
     context.tell(&state.id, &plan);
+    timing::done("read the configuration, plan");
     Ok(plan)
 }
 

@@ -30,6 +30,7 @@ use crate::container::store::Store;
 use crate::log::Log;
 use crate::plan::{Plan, print};
 use crate::sys::fd::is_open;
+use crate::timing;
 
 /// What every command has at hand.
 pub struct Context<'a> {
@@ -52,6 +53,13 @@ impl Context<'_> {
         }
         let pattern = Regex::new(id).with_context(|| format!("{id:?} is not a regular expression"))?;
         Ok(self.store.ids()?.into_iter().filter(|id| pattern.is_match(id)).collect())
+    }
+}
+
+/// Write down what took how long, if anybody asked for it. No reason to fail.
+pub fn tell_times(log: &Log) {
+    if let Err(error) = timing::write() {
+        log.warn(&format!("{error:#}"));
     }
 }
 

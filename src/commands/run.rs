@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context as _, Result};
 
-use super::{Context, birth, delete, start};
+use super::{Context, birth, delete, start, tell_times};
 use crate::cli;
 use crate::container::Container;
 use crate::launch::foreground::{Foreground, own_size, receive_terminal};
@@ -30,6 +30,7 @@ pub fn run(context: &Context<'_>, options: &cli::Run) -> Result<u8> {
     let born = birth::give_birth(context, &options.birth, &options.id, console, Some((theirs, &foreground)))?;
     let attended = receive_terminal(ours.as_fd()).and_then(|terminal| {
         let notify = start::open(enter(context, &options.id)?, context.log, Some(foreground.interrupt()))?;
+        tell_times(context.log);
         foreground.attend(&born.child, terminal, notify.as_ref())
     });
     let ended = attended.inspect_err(|_| give_up(context, &options.id))?;

@@ -15,6 +15,7 @@ use crate::log::Log;
 use crate::plan::bundle;
 use crate::plan::hooks::of_point;
 use crate::plan::{Hook, HookPoint};
+use crate::timing;
 use crate::wire::Report;
 
 pub fn start(context: &Context<'_>, options: &cli::Start) -> Result<()> {
@@ -49,6 +50,7 @@ pub fn open<'a>(
     if let Some(report) = gate::open(&container.room.path, interrupt)? {
         return Err(refusal(&container, report));
     }
+    timing::done("open the gate, see the program begin");
     if container.state.poststart {
         run_poststart(&container).inspect_err(|_| {
             if let Err(also) = container.kill() {

@@ -25,6 +25,7 @@ use crate::plan::{Action, Moment, Slot, Step};
 use crate::sys::fd::{close_all_but, close_on_exec_from, write_once};
 use crate::sys::process::{Image, exit_now, restore_signals};
 use crate::sys::procfs::Procfs;
+use crate::sys::stamps::Stamps;
 use crate::wire::{self, HookEnd, Note, Report};
 
 /// What the parent hands to its child: descriptors opened before the clone.
@@ -39,6 +40,8 @@ pub struct Birthright<'a> {
     pub console: Option<OwnedFd>,
     /// The caller's own descriptors are those below this one.
     pub first: u32,
+    /// When this process was born and when each step was done, for a parent who wants to know.
+    pub stamps: Option<Stamps>,
 }
 
 /// Init's side of the start gate: `go` tells it to go on, `outcome` hears what came of it.
@@ -102,16 +105,24 @@ pub fn walk(steps: &[Step], given: Birthright<'_>) -> ! {
         init.tell(0, error.into());
         exit_now(1);
     }
+    init.stamp(0);
     for (number, step) in steps.iter().enumerate() {
         if let Err(failure) = init.take(number as u32, &step.action) {
             init.tell(number as u32, failure);
             exit_now(1);
         }
+        init.stamp(number + 1);
     }
     exit_now(1)
 }
 
 impl<'a> Init<'a> {
+    fn stamp(&self, number: usize) {
+        if let Some(stamps) = self.given.stamps {
+            stamps.put(number);
+        }
+    }
+
     fn take(&mut self, number: u32, action: &'a Action) -> Outcome {
         match action {
             Action::EnterCgroups => self.enter_cgroups(),

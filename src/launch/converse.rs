@@ -14,6 +14,7 @@ use crate::container::state::State;
 use crate::host::{hooks, idmap, oom};
 use crate::plan::{Action, Hook, HookPoint, Moment, Plan, Step};
 use crate::sys::process::{Ended, Whom, wait};
+use crate::timing;
 use crate::wire::{self, HookEnd, Note, Report};
 
 pub struct Conversation<'a> {
@@ -77,12 +78,14 @@ impl Conversation<'_> {
     }
 
     fn run_hooks(&self) -> Result<()> {
+        timing::done("wait for the child");
         let outside = &self.plan.outside;
         let both =
             [(HookPoint::Prestart, &outside.prestart), (HookPoint::CreateRuntime, &outside.create_runtime)];
         for (point, listed) in both {
             hooks::run(point, listed, &self.state.for_hooks(point, self.child.pid))?;
         }
+        timing::done("run hooks");
         Ok(())
     }
 

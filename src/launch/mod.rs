@@ -24,7 +24,7 @@ use crate::init::{self, Birthright, Gate};
 use crate::log::Log;
 use crate::plan::{GroupPlan, HookPoint, Plan};
 use crate::sys::procfs::Procfs;
-use crate::wire;
+use crate::{timing, wire};
 use converse::Conversation;
 use opening::Slots;
 use spawn::Child;
@@ -96,6 +96,7 @@ fn try_birth(
 ) -> Result<()> {
     let room = &*attempt.room.insert(store.claim(&state.id)?);
     room.write(CONFIG, config)?;
+    timing::done("claim a room");
     if let Some(group) = &plan.cgroup {
         let made = attempt.cgroup.insert(cgroup::open(&group.layout, &group.path)?);
         state.cgroup = Some(made.location());
@@ -107,6 +108,7 @@ fn try_birth(
         // A parent that somebody made meanwhile is not ours to remove.
         state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
     }
+    timing::done("write the intent, make the cgroups");
     if let Some(place) = &state.host_mount {
         std::fs::create_dir(place).with_context(|| format!("make directory {place:?}"))?;
         attempt.host_mount = Some(place.clone());
@@ -123,15 +125,19 @@ fn try_birth(
     if let (Some(made), Some(group)) = (&attempt.cgroup, &plan.cgroup) {
         made.set_limits(&group.limits.settings).context("config.json")?;
     }
+    timing::done("set the limits");
     let interrupt = contact.interrupt.as_ref().map(AsFd::as_fd);
     let conversation = Conversation { plan, child, state: &state, socket: conversation, interrupt };
     conversation.until_ready()?;
+    timing::done("serve the child");
     let socket = conversation.socket;
 
     state.init = Some(Process::of(child.pid)?);
     write_state(room, &state)?;
     announce(child, contact.pid_file, contact.pidfd_socket.as_deref(), &mut attempt.pid_file)?;
-    wire::grant(socket.as_fd()).context("tell the child to go on")
+    wire::grant(socket.as_fd()).context("tell the child to go on")?;
+    timing::done("write the state, tell the caller");
+    Ok(())
 }
 
 /// Make the group, with its rules on devices. A user to whom no groups were delegated can do without one, if nothing
@@ -193,9 +199,12 @@ fn try_guest(
     let interrupt = contact.interrupt.as_ref().map(AsFd::as_fd);
     let conversation = Conversation { plan, child, state, socket: conversation, interrupt };
     conversation.until_ready()?;
+    timing::done("serve the child");
     announce(child, contact.pid_file, contact.pidfd_socket.as_deref(), &mut attempt.pid_file)?;
     conversation.let_go()?;
-    conversation.until_executed()
+    conversation.until_executed()?;
+    timing::done("tell the caller, see the program begin");
+    Ok(())
 }
 
 /// Clone; the result is the child and our end of the conversation with it.
@@ -206,6 +215,8 @@ fn deliver(
     gate: Option<Gate>,
     console: Option<OwnedFd>,
 ) -> Result<(Child, OwnedFd)> {
+    timing::done("open what the plan names");
+    let stamps = timing::inside(plan.steps.iter().map(|step| step.action.intent()))?;
     let procfs = Procfs::open().context("open /proc")?;
     let (ours, theirs) = wire::pair().context("make a socket pair")?;
     let birthplace = cgroup.and_then(Cgroup::birthplace);
@@ -214,10 +225,11 @@ fn deliver(
     // Everything that the closure takes is the child's alone: the parent's copies are closed when it is dropped.
     let inside = move |slots: Slots| {
         let (slots, procfs) = (slots.into_inner(), Some(procfs));
-        let given = Birthright { slots, doors, conversation: theirs, procfs, gate, console, first };
+        let given = Birthright { slots, doors, conversation: theirs, procfs, gate, console, first, stamps };
         init::walk(&plan.steps, given)
     };
     let child = spawn::spawn(&plan.enter, slots, birthplace, inside)?;
+    timing::done("clone");
     Ok((child, ours))
 }
 

@@ -17,6 +17,7 @@ pub mod procfs;
 pub mod program;
 pub mod seal;
 pub mod seccomp;
+pub mod stamps;
 pub mod terminal;
 
 use nix::errno::Errno;
