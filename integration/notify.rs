@@ -148,6 +148,17 @@ fn a_detached_run_returns_when_the_container_is_ready() {
 }
 
 #[test]
+fn a_container_with_a_user_namespace_reaches_the_manager() {
+    let mut bundle = bundle!();
+    crate::namespaces::map_users(&mut bundle);
+    bundle.set("/process/user", json!({"uid": 7, "gid": 7})).args(&["/witness", "notify", "READY=1"]);
+    let manager = Manager::new(&bundle);
+    let running = manager.of(bundle.birth("run", &[])).spawn();
+    manager.hears_only(&format!("READY=1\nMAINPID={}\n", running.pid()));
+    running.wait().ok();
+}
+
+#[test]
 fn start_does_not_wait_for_a_container_that_has_ended() {
     let mut bundle = bundle!();
     bundle.args(&["/bin/true"]);
