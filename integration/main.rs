@@ -27,6 +27,7 @@ mod process;
 mod propagation;
 mod seccomp;
 mod security;
+mod shell;
 mod state;
 mod supervision;
 mod system;

@@ -13,11 +13,11 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, OutputModes, Winsize, isatty, tcgetattr, tcsetwinsize};
+use rustix::termios::{LocalModes, Winsize, isatty, tcgetattr, tcsetwinsize};
 use serde_json::json;
 
 use crate::bundle::{Bundle, bundle, skip};
-use crate::call::{Call, DEADLINE, Running, eventually};
+use crate::call::{Call, DEADLINE, Running, ends, eventually};
 
 /// Takes the one descriptor and the payload that a runtime sends over its socket.
 #[track_caller]
@@ -49,9 +49,9 @@ fn wait_for(file: impl AsFd, what: &str) {
 }
 
 /// The side of a pseudo-terminal that a human would sit at.
-struct Screen {
-    master: File,
-    seen: String,
+pub struct Screen {
+    pub master: File,
+    pub seen: String,
 }
 
 impl Screen {
@@ -60,7 +60,7 @@ impl Screen {
     }
 
     /// A terminal for the runtime to run on, and the path of its other side.
-    fn open() -> (Screen, PathBuf) {
+    pub fn open() -> (Screen, PathBuf) {
         let master =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("open a pty");
         grantpt(&master).expect("grantpt");
@@ -69,13 +69,13 @@ impl Screen {
         (Screen::new(master), name.into())
     }
 
-    fn types(&mut self, text: &str) {
+    pub fn types(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).expect("type");
     }
 
     /// Reads on until the text is on the screen.
     #[track_caller]
-    fn shows(&mut self, text: &str) {
+    pub fn shows(&mut self, text: &str) {
         let start = Instant::now();
         while !self.seen.contains(text) {
             let left = DEADLINE.saturating_sub(start.elapsed()).try_into().expect("a timeout");
@@ -95,7 +95,7 @@ impl Screen {
 }
 
 /// Runs a call as the leader of a session on this terminal.
-fn on_terminal(bundle: &Bundle, call: Call, side: &Path) -> Running {
+pub fn on_terminal(bundle: &Bundle, call: Call, side: &Path) -> Running {
     let open = || OpenOptions::new().read(true).write(true).open(side).expect("open the terminal");
     let words: Vec<_> = call.command.get_args().map(std::ffi::OsStr::to_os_string).collect();
     let mut session = Call::new("setsid", &bundle.scratch()).args(["--ctty", "--wait"]);
@@ -343,82 +343,6 @@ fn nothing_that_was_written_before_the_end_is_lost() {
 }
 
 #[test]
-fn a_terminal_that_hangs_up_is_the_end_of_that_of_the_container() {
-    for exec in [false, true] {
-        let mut bundle = bundle!();
-        bundle.set("/root/readonly", json!(false));
-        // The first process of a pid namespace gets no SIGHUP that it does not ask for.
-        let line = "echo ready; cat; echo survived > /file";
-        let (mut screen, side) = Screen::open();
-        let call = if exec {
-            bundle.running();
-            bundle.call(["exec", "--tty", &bundle.id, "/bin/sh", "-c", &format!("trap '' HUP; {line}")])
-        } else {
-            bundle.set("/process/terminal", json!(true)).shell(line);
-            bundle.birth("run", &[])
-        };
-        let running = on_terminal(&bundle, call, &side);
-        screen.shows("ready");
-        drop(screen);
-        eventually("the process goes on", || bundle.rootfs().join("file").exists().then_some(()));
-        running.wait();
-    }
-}
-
-#[test]
-fn a_run_in_the_background_leaves_the_terminal_alone_until_it_is_in_the_foreground() {
-    let mut bundle = bundle!();
-    bundle.set("/process/terminal", json!(true)).shell("echo ready; read line; echo \"got $line\"; exit 5");
-    let run = bundle.birth("run", &[]);
-    let words: Vec<_> = run.command.get_args().map(|word| word.to_str().expect("a word")).collect();
-    let line = format!("{} {} &\r", run.command.get_program().display(), words.join(" "));
-    let (mut screen, side) = Screen::open();
-    let bash = Call::new("bash", &bundle.scratch()).args(["--norc", "--noprofile", "-i"]).env("PS1", "> ");
-    let shell = on_terminal(&bundle, bash, &side);
-    screen.types(&line);
-    eventually("it has stopped", || {
-        let pid = parent_of_status(bundle.pid_file())?;
-        (status_of(pid).first()? == "T").then_some(())
-    });
-    let modes = |screen: &Screen| tcgetattr(&screen.master).expect("tcgetattr").output_modes;
-    assert!(modes(&screen).contains(OutputModes::OPOST), "the shell's terminal is raw");
-    screen.types("fg\r");
-    screen.shows("ready");
-    screen.types("a line\r");
-    screen.shows("got a line");
-    // What is typed before that is the container's.
-    eventually("the shell is back", || (bundle.verb("state", &[]).code() == 1).then_some(()));
-    screen.types("exit $?\r");
-    assert_eq!(shell.wait().code(), 5);
-}
-
-/// Whose child the process is that a pid file names, once there is one.
-fn parent_of_status(pid_file: PathBuf) -> Option<i32> {
-    let pid = std::fs::read_to_string(pid_file).ok()?.parse().ok()?;
-    status_of(pid).get(1)?.parse().ok()
-}
-
-#[test]
-fn an_interactive_shell_has_job_control() {
-    let mut bundle = bundle!();
-    bundle.set("/process/terminal", json!(true)).args(&["/bin/sh"]);
-    let (mut screen, side) = Screen::open();
-    let running = on_terminal(&bundle, bundle.birth("run", &[]), &side);
-    screen.types("sleep 60\r");
-    screen.shows("sleep 60\r\n");
-    eventually("it runs", || bundle.verb("ps", &[]).stdout().contains("sleep 60").then_some(()));
-    screen.types("\u{1a}");
-    screen.shows("Stopped");
-    screen.types("fg\r");
-    eventually("it goes on in the foreground", || {
-        bundle.traces().processes.into_iter().any(is_foreground_sleep).then_some(())
-    });
-    screen.types("\u{3}exit 3\r");
-    assert!(!screen.seen.contains("job control"), "{}", screen.seen);
-    assert_eq!(running.wait().code(), 3);
-}
-
-#[test]
 fn a_long_paste_arrives_whole() {
     let mut bundle = bundle!();
     bundle.set("/process/terminal", json!(true));
@@ -442,29 +366,13 @@ fn the_terminal_is_as_before_whatever_ends_the_container() {
         let running = on_terminal(&bundle, bundle.birth("run", &[]), &side);
         screen.shows("ready");
         // The one that stays for the container; its parent is setsid(1).
-        let runtime = parent_of(bundle.pid());
+        let runtime = crate::shell::parent_of(bundle.pid());
         kill(Pid::from_raw(runtime), signal).expect("signal the runtime");
         assert_eq!(running.wait().code(), 128 + signal as i32, "{signal}");
         let modes = tcgetattr(&screen.master).expect("tcgetattr").local_modes;
         assert!(modes.contains(LocalModes::ICANON | LocalModes::ECHO), "{signal}");
         bundle.assert_nothing_left("a run that was told to end");
     }
-}
-
-/// What follows a process's name (proc_pid_stat(5)): its state, parent, group, session, terminal and that one's group.
-fn status_of(pid: i32) -> Vec<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').map(String::from).collect()).unwrap_or_default()
-}
-
-fn parent_of(pid: i32) -> i32 {
-    status_of(pid)[1].parse().expect("a pid")
-}
-
-/// `sleep 60` that is not stopped, in the group that the terminal listens to.
-fn is_foreground_sleep(pid: i32) -> bool {
-    let sleeps = std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words == b"sleep\x0060\0");
-    matches!(&status_of(pid)[..], [state, _, group, _, _, foreground, ..] if sleeps && state == "S" && group == foreground)
 }
 
 #[test]
@@ -483,10 +391,11 @@ fn a_screen_that_nobody_reads_does_not_keep_signals_from_the_process() {
     });
     // Time to fill the pipe; whatever it needs, the signals must get through.
     std::thread::sleep(std::time::Duration::from_millis(100));
-    kill(Pid::from_raw(running.pid()), Signal::SIGTERM).expect("signal the runtime");
-    std::thread::sleep(std::time::Duration::from_millis(100));
-    // The second is for a runtime that waits to pass on the last words.
-    kill(Pid::from_raw(running.pid()), Signal::SIGTERM).expect("signal the runtime");
+    // One ends the process, the next a runtime that waits to pass on the last words.
+    eventually("it ends", || {
+        kill(Pid::from_raw(running.pid()), Signal::SIGTERM).expect("signal the runtime");
+        ends(running.pid(), std::time::Duration::from_millis(100)).then_some(())
+    });
     assert_eq!(running.wait().code(), 128 + 15);
     drop(reader);
 }

@@ -71,7 +71,7 @@ impl Foreground {
         loop {
             self.wait_for_work(relay.as_mut(), notify)?;
             relay.take_if(|relay| relay.is_over());
-            if let Some(ended) = self.serve_signals(child, relay.as_ref())? {
+            if let Some(ended) = self.serve_signals(child, relay.as_mut())? {
                 if let Some(relay) = &mut relay {
                     relay.drain(|output| self.is_writable(output))?;
                 }
@@ -127,7 +127,7 @@ impl Foreground {
     }
 
     /// Hand on what has arrived; the child's end, if that is among it.
-    fn serve_signals(&self, child: &Child, relay: Option<&Relay>) -> Result<Option<Ended>> {
+    fn serve_signals(&self, child: &Child, mut relay: Option<&mut Relay>) -> Result<Option<Ended>> {
         while let Some(info) = self.signals.read_signal().context("read a signal")? {
             let number = info.ssi_signo as i32;
             match number {
@@ -137,9 +137,13 @@ impl Foreground {
                     }
                 }
                 libc::SIGWINCH => {
-                    if let Some(relay) = relay {
+                    if let Some(relay) = &relay {
                         relay.follow_size();
                     }
+                }
+                // A shell that had us stopped has used the terminal meanwhile.
+                libc::SIGCONT if relay.is_some() => {
+                    relay.iter_mut().try_for_each(|relay| relay.take_terminal())?;
                 }
                 // Go programs get this one from themselves, and it asks for nothing.
                 libc::SIGURG => {}

@@ -115,20 +115,25 @@ impl Relay {
             abandoned: false,
             before: None,
         };
-        relay.follow_size();
-        if let Ok(before) = tcgetattr(inherited(0)) {
-            let mut raw = before.clone();
-            cfmakeraw(&mut raw);
-            match tcsetattr(inherited(0), SetArg::TCSANOW, &raw) {
-                // In the background, with no shell left that could bring us to the front.
-                Err(Errno::EIO) => {}
-                result => {
-                    result.context("make the terminal raw")?;
-                    relay.before = Some(before);
-                }
+        relay.take_terminal()?;
+        Ok(relay)
+    }
+
+    /// Make our own terminal raw, if we have one: at first, and when a shell that stopped us lets us go on.
+    pub fn take_terminal(&mut self) -> Result<()> {
+        self.follow_size();
+        let Ok(present) = tcgetattr(inherited(0)) else { return Ok(()) };
+        let mut raw = present.clone();
+        cfmakeraw(&mut raw);
+        match tcsetattr(inherited(0), SetArg::TCSANOW, &raw) {
+            // In the background, with no shell left that could bring us to the front.
+            Err(Errno::EIO) => {}
+            result => {
+                result.context("make the terminal raw")?;
+                self.before.get_or_insert(present);
             }
         }
-        Ok(relay)
+        Ok(())
     }
 
     /// A size that cannot be read or set stays as it is: there may be no terminal on our side.
