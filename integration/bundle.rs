@@ -47,10 +47,10 @@ macro_rules! skip {
     }};
 }
 
-/// A bundle, or the end of the test for who is not root.
+/// A bundle, or the end of a test that only root can make. Others make those that `rootless.rs` lists.
 macro_rules! bundle {
     () => {{
-        if !nix::unistd::geteuid().is_root() {
+        if !nix::unistd::geteuid().is_root() && !$crate::rootless::is_for_users() {
             skip!("needs root");
         }
         $crate::bundle::Bundle::new()
@@ -80,7 +80,10 @@ impl Bundle {
         // Containers with a user namespace walk through it as nobody in particular.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("open the directory");
         let mut config = default_config();
-        config["linux"]["cgroupsPath"] = json!(format!("/{id}"));
+        // Nothing else is different for a user without root: it gets no group but where one is delegated.
+        if nix::unistd::geteuid().is_root() {
+            config["linux"]["cgroupsPath"] = json!(format!("/{id}"));
+        }
         let bundle = Bundle { id, config, runtime: runtime(), dir: Some(dir) };
         for directory in [bundle.rootfs(), bundle.scratch()] {
             fs::create_dir_all(&directory).expect("make a directory");
@@ -408,15 +411,19 @@ pub fn install(program: &Path, target: &Path) {
 }
 
 /// A copy of the host's busybox (a container must not be able to write to the host's own), and the witness.
-fn payloads() -> &'static (PathBuf, PathBuf) {
+pub fn payloads() -> &'static (PathBuf, PathBuf) {
     static PAYLOADS: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
     PAYLOADS.get_or_init(|| {
-        let busybox = Path::new(env!("CARGO_TARGET_TMPDIR")).join("busybox");
-        let copy = busybox.with_extension(std::process::id().to_string());
-        install(Path::new("/bin/busybox"), &copy);
-        fs::rename(&copy, &busybox).expect("rename the copy");
         let own = env::current_exe().expect("this test's path");
         let witness = own.ancestors().nth(2).expect("the build directory").join("examples/witness");
+        // A user's tests run from a copy of all that they need.
+        let mut busybox = witness.with_file_name("busybox");
+        if !busybox.exists() {
+            busybox = Path::new(env!("CARGO_TARGET_TMPDIR")).join("busybox");
+            let copy = busybox.with_extension(std::process::id().to_string());
+            install(Path::new("/bin/busybox"), &copy);
+            fs::rename(&copy, &busybox).expect("rename the copy");
+        }
         assert!(witness.exists(), "{} is missing: cargo build --example witness", witness.display());
         (busybox, witness)
     })

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::bundle::{Bundle, bundle, skip};
-use crate::call::Call;
+use crate::call::{Call, eventually};
 use crate::faults::{has_strace, under_strace};
 use crate::mounts::mount_at;
 use crate::traces::hierarchies;
@@ -176,6 +176,50 @@ fn a_writable_cgroup_mount_is_writable() {
     mounts.last_mut().unwrap()["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
     bundle.shell(&format!("mkdir {controller}/below && ls -d {controller}/below"));
     assert_eq!(bundle.run().ok().stdout(), format!("{controller}/below\n"));
+}
+
+#[test]
+fn a_container_is_given_its_group_where_it_may_write_to_it() {
+    use std::os::unix::fs::MetadataExt;
+
+    if !unified() {
+        skip!("groups are given away on cgroup v2 only");
+    }
+    for writable in [true, false] {
+        let mut bundle = bundle!();
+        bundle.add_namespace(json!({"type": "user"})).add_namespace(json!({"type": "cgroup"}));
+        for map in ["uidMappings", "gidMappings"] {
+            bundle
+                .set(&format!("/linux/{map}"), json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]));
+        }
+        if writable {
+            let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+            mounts.last_mut().unwrap()["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
+        }
+        bundle.set("/linux/resources", json!({"memory": {"limit": 67_108_864}}));
+        bundle.shell(
+            "cd /sys/fs/cgroup; mkdir below && echo 0 > below/cgroup.procs && echo +memory > cgroup.subtree_control \
+             && cat cgroup.subtree_control; echo max > memory.max || echo limited; exec sleep 600",
+        );
+        let output = bundle.create().ok();
+        let owner = |file: &str| {
+            let path = Path::new("/sys/fs/cgroup").join(&bundle.id).join(file);
+            fs::metadata(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).uid()
+        };
+        let given = if writable { 100_000 } else { 0 };
+        for file in [".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control"] {
+            assert_eq!(owner(file), given, "{file}");
+        }
+        for file in ["memory.max", "pids.max", "cgroup.freeze", "cgroup.max.depth"] {
+            assert_eq!(owner(file), 0, "{file}");
+        }
+        bundle.start().ok();
+        eventually("the shell has tried", || output.stdout().contains("limited").then_some(()));
+        assert_eq!(output.stdout(), if writable { "memory\nlimited\n" } else { "limited\n" });
+        bundle.exec(&["/bin/true"]).ok();
+        bundle.verb("delete", &["--force"]).ok();
+        bundle.assert_nothing_left("a container with groups of its own");
+    }
 }
 
 #[test]

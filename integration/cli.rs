@@ -149,7 +149,8 @@ fn list_shows_the_containers_of_the_root() {
     let row = &json.as_array().unwrap()[0];
     assert_eq!(row["id"], bundle.id.as_str());
     assert_eq!((&row["status"], &row["pid"]), (&json!("running"), &json!(bundle.pid())));
-    assert_eq!(row["owner"], "root");
+    let own = nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap();
+    assert_eq!(row["owner"], own.name);
     assert_eq!(bundle.call(["list", "-q"]).output().ok().stdout(), format!("{}\n", bundle.id));
     let table = bundle.call(["list"]).output().ok().stdout();
     let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();

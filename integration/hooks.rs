@@ -119,9 +119,9 @@ fn hooks_get_the_state_on_stdin() {
     let mut bundle = bundle!();
     bundle.set("/annotations", json!({"org.example.key": "value"}));
     let kinds = [
-        ("prestart", "creating"),
-        ("createRuntime", "creating"),
-        ("createContainer", "creating"),
+        ("prestart", "created"),
+        ("createRuntime", "created"),
+        ("createContainer", "created"),
         ("startContainer", "created"),
         ("poststart", "running"),
         ("poststop", "stopped"),

@@ -107,6 +107,21 @@ fn processes_that_join_are_under_the_same_filter() {
 }
 
 #[test]
+fn an_early_filter_may_refuse_what_the_runtime_asks_about_directory_and_program() {
+    let names = ["chdir", "getcwd", "faccessat", "faccessat2", "access"];
+    for errno in [libc::EPERM, libc::EXDEV] {
+        let mut bundle = bundle!();
+        let rule = json!({"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": errno});
+        bundle.set("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}));
+        bundle.set("/process/noNewPrivileges", json!(false));
+        bundle.args(&["echo", "started"]);
+        assert_eq!(bundle.run().ok().stdout(), "started\n");
+        bundle.args(&["/etc/passwd"]);
+        bundle.run().refused(1, &["permission denied"]);
+    }
+}
+
+#[test]
 fn under_a_late_filter_the_runtime_needs_no_more_than_the_program() {
     let mut bundle = bundle!();
     let runtime = ["execve", "exit_group", "read", "write"];

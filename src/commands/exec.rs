@@ -5,20 +5,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use oci_spec::runtime::Process;
 
 use super::{Context, tell_times};
 use crate::cli::{self, SubCgroup};
 use crate::container::state::State;
 use crate::container::{Status, check_id, read_config};
-use crate::host::cgroup::{self, Cgroup};
+use crate::host::cgroup;
 use crate::launch::foreground::{Foreground, own_size, receive_terminal};
-use crate::launch::{self, Contact, sockets};
+use crate::launch::{self, Contact, Whereto, sockets};
 use crate::plan::cgroup::Location;
 use crate::plan::facts::Facts;
 use crate::plan::guest::{self, Wishes};
-use crate::plan::request::{Console, Options, Request};
+use crate::plan::request::{Cgroups, Console, Options, Request};
+use crate::plan::systemd::Manager;
 use crate::plan::{Plan, bundle, steps};
 use crate::sys::process::set_child_subreaper;
 use crate::timing;
@@ -29,6 +30,10 @@ pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
     let state = context.store.look(&options.id)?;
     let room = context.store.path(&options.id);
     match state.status(&room)? {
+        // Until it executes its program, init can only be looked into by root.
+        Status::Created if !geteuid().is_root() => {
+            bail!("cannot exec in a container that has not been started, as a user without root")
+        }
         Status::Created | Status::Running => {}
         Status::Paused if options.ignore_paused => {}
         Status::Paused => bail!("cannot exec in a paused container (use --ignore-paused to override)"),
@@ -93,8 +98,12 @@ fn plan(
     let facts = Facts::gather()?;
     let (spec, _) = bundle::parse(&read_config(room)?).context("config.json")?;
     let (process, warnings) = process(options, spec.process().as_ref())?;
-    let options_of_plan =
-        Options { preserve_fds: options.preserve_fds, console: console.clone(), ..Options::default() };
+    let options_of_plan = Options {
+        preserve_fds: options.preserve_fds,
+        console: console.clone(),
+        cgroups: cgroups(state),
+        ..Options::default()
+    };
     let request = Request {
         id: &state.id,
         bundle: &state.bundle,
@@ -150,24 +159,30 @@ fn launch_in_group(
 ) -> Result<launch::Born> {
     let Some(own) = &state.cgroup else {
         ensure!(options.cgroup.is_empty(), "--cgroup: the container has no cgroup of its own");
-        return launch::guest(plan, state, None, contact);
+        return launch::guest(plan, state, Whereto::Nowhere, contact);
     };
-    if !options.cgroup.is_empty() {
-        let group = open(&below(own, &options.cgroup)?)?;
-        return launch::guest(plan, state, Some(&*group), contact);
+    let reopen = |location: Location| cgroup::reopen(&location).map(|group| (location, group));
+    let (mut location, mut group) = match options.cgroup.is_empty() {
+        true => reopen(own.clone())?,
+        false => reopen(below(own, &options.cgroup)?)?,
+    };
+    if options.cgroup.is_empty() && !group.takes_processes()? {
+        let of_init = cgroup::of_pid(own, Pid::from_raw(init))?;
+        (location, group) = reopen(Location { unit: own.unit.clone(), ..of_init })?;
     }
-    let group = open(own)?;
-    if group.takes_processes()? {
-        return launch::guest(plan, state, Some(&*group), contact);
+    if cgroups(state) == Cgroups::Systemd {
+        return launch::guest(plan, state, Whereto::Unit(&location), contact);
     }
-    let group = open(&cgroup::of_pid(own, Pid::from_raw(init))?)?;
-    launch::guest(plan, state, Some(&*group), contact)
+    group.admit()?;
+    launch::guest(plan, state, Whereto::Group(&*group), contact)
 }
 
-fn open(location: &Location) -> Result<Box<dyn Cgroup>> {
-    let mut group = cgroup::reopen(location)?;
-    group.admit()?;
-    Ok(group)
+/// A user may not carry a process out of its session into a unit: its systemd does. Root needs nobody for that.
+fn cgroups(state: &State) -> Cgroups {
+    match state.cgroup.as_ref().and_then(|location| location.unit.as_ref()) {
+        Some(unit) if unit.manager == Manager::User => Cgroups::Systemd,
+        _ => Cgroups::Files,
+    }
 }
 
 /// The sub-groups that `--cgroup` names, of all hierarchies or of those with the named controllers.

@@ -6,18 +6,14 @@ use super::{Context, birth, print, print_json};
 use crate::cli::{self, TextFormat};
 use crate::container::check_id;
 use crate::plan::bundle::Bundle;
-use crate::plan::facts::{Authority, Facts};
+use crate::plan::facts::Facts;
 use crate::plan::request::{Console, Options};
 use crate::plan::{print as printed, steps};
 
 pub fn plan(context: &Context<'_>, options: &cli::Plan) -> Result<()> {
     check_id(&options.id)?;
-    let mut facts = Facts::gather()?;
+    let facts = Facts::gather()?;
     let bundle = Bundle::read(&options.bundle, &options.config)?;
-    // A bundle that needs root is planned as root would have it.
-    if facts.authority == Authority::User && !bundle.has_user_namespace() {
-        facts = facts.for_root();
-    }
     let options_of_plan = Options {
         room: context.store.path(&options.id),
         cgroups: birth::cgroups(context.global),

@@ -57,19 +57,23 @@ fn run_helper(name: &str, pid: i32, map: &[IdMapping], file: &str) -> Result<()>
         arguments.extend([entry.inside, entry.outside, entry.count].map(|number| number.to_string()));
     }
     let arguments: Result<Vec<CString>, _> = arguments.into_iter().map(CString::new).collect();
+    let words = program::memory_file().context("make a memory file")?;
     let outcome = program::run(&Program {
         path: &CString::new(path.as_os_str().as_bytes()).context("a path with a NUL byte")?,
         arguments: &arguments.context("an argument with a NUL byte")?,
         environment: &[],
         input: &[],
-        output: None,
+        output: Some(words.as_fd()),
         timeout_ms: None,
     })
     .with_context(|| format!("run {name}"))?;
     match outcome {
         Outcome::Ended(Ended::Exited(0)) => Ok(()),
         Outcome::NotStarted(errno) => bail!("execute {path:?}: {}", errno.desc()),
-        _ => bail!("{name} refused the map: does {file} give these ids to this user?"),
+        _ => {
+            let words = String::from_utf8_lossy(&program::last_words(&words)).trim().replace('\n', ", ");
+            bail!("{name} refused the map: does {file} give these ids to this user? ({words})")
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! The parent's hands: control groups, id maps, hooks, words for a service manager. Runs outside.
 
+pub mod bus;
 pub mod cgroup;
 pub mod hooks;
 pub mod idmap;
 pub mod notify;
 pub mod oom;
+pub mod systemd;
 
 use std::path::Path;
 

@@ -29,20 +29,12 @@ impl Init<'_> {
         owner: (u32, u32),
     ) -> Outcome {
         let (parent, name) = make_parents(self.root()?, inside)?;
-        let kind = match kind {
-            DeviceKind::Character => SFlag::S_IFCHR,
-            DeviceKind::Block => SFlag::S_IFBLK,
-            DeviceKind::Fifo => SFlag::S_IFIFO,
-        };
-        let device = match kind {
-            SFlag::S_IFIFO => 0,
-            _ => libc::makedev(number.0, number.1),
-        };
-        match mknodat(&parent, name, kind, Mode::from_bits_truncate(mode), device) {
+        let (format, device) = (format_of(kind), number_of(kind, number));
+        match mknodat(&parent, name, format, Mode::from_bits_truncate(mode), device) {
             Ok(()) => {}
             Err(Errno::EEXIST) => {
                 let there = fstatat(&parent, name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
-                if !is_device(&there, kind, device) {
+                if !is_device(&there, kind, number) {
                     return Err(Errno::EEXIST.into());
                 }
             }
@@ -123,7 +115,20 @@ impl Init<'_> {
     }
 }
 
-fn is_device(stat: &FileStat, kind: SFlag, device: u64) -> bool {
-    let same_number = kind == SFlag::S_IFIFO || stat.st_rdev == device;
-    stat.st_mode & libc::S_IFMT == kind.bits() && same_number
+fn format_of(kind: DeviceKind) -> SFlag {
+    match kind {
+        DeviceKind::Character => SFlag::S_IFCHR,
+        DeviceKind::Block => SFlag::S_IFBLK,
+        DeviceKind::Fifo => SFlag::S_IFIFO,
+    }
+}
+
+fn number_of(kind: DeviceKind, (major, minor): (u32, u32)) -> libc::dev_t {
+    if kind == DeviceKind::Fifo { 0 } else { libc::makedev(major, minor) }
+}
+
+/// Whether a file is this device, of major and minor number.
+pub fn is_device(stat: &FileStat, kind: DeviceKind, number: (u32, u32)) -> bool {
+    let format = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    format == format_of(kind) && stat.st_rdev == number_of(kind, number)
 }

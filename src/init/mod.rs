@@ -138,7 +138,7 @@ impl<'a> Init<'a> {
             Action::SessionKeyring { name } => namespaces::session_keyring(name),
             Action::LoopbackUp => Ok(crate::sys::namespace::loopback_up()?),
 
-            Action::OpenTree { slot, source, recursive, follow } => {
+            Action::OpenTree { slot, source, recursive, follow, .. } => {
                 self.open_tree(*slot, source, *recursive, *follow)
             }
             Action::MountRoot { slot, path, propagation } => self.mount_root(*slot, path, *propagation),

@@ -12,6 +12,7 @@ use nix::fcntl::readlinkat;
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
+use super::devices::is_device;
 use super::{Failure, Init, Outcome, copy};
 use crate::plan::{Mount, MountWhat, Parameter, Slot};
 use crate::sys::fd::current_directory;
@@ -54,6 +55,14 @@ impl Init<'_> {
                 (new_filesystem(kind, parameters, plan.set)?, Shape::Directory)
             }
             MountWhat::Tree { slot } => self.tree(*slot, plan)?,
+            MountWhat::Device { slot, kind, major, minor } => {
+                let (tree, shape) = self.tree(*slot, plan)?;
+                if !is_device(&fstat(&tree)?, *kind, (*major, *minor)) {
+                    let note = Note::new(b"what the host has there is another device or none");
+                    return Err(Failure::Step(Errno::ENODEV, note));
+                }
+                (tree, shape)
+            }
             MountWhat::FilesystemOrTree { kind, parameters, slot } => {
                 match new_filesystem(kind, parameters, plan.set) {
                     Ok(made) => (made, Shape::Directory),
@@ -85,7 +94,7 @@ impl Init<'_> {
         if plan.set_recursive != 0 || plan.clear_recursive != 0 {
             let attributes =
                 Attributes { set: plan.set_recursive, clear: plan.clear_recursive, ..Attributes::default() };
-            mount::set_attributes(detached.as_fd(), &attributes, Depth::Recursive)?;
+            change(detached.as_fd(), attributes, Depth::Recursive)?;
         }
         mount::attach(detached.as_fd(), target.as_fd())?;
         for flags in &plan.propagation {
@@ -106,10 +115,10 @@ impl Init<'_> {
             configure(context.as_fd(), parameters, mount::reconfigure)?;
         }
         let one = Attributes { set: plan.set, clear: plan.clear, ..Attributes::default() };
-        mount::set_attributes(target.as_fd(), &one, Depth::One)?;
+        change(target.as_fd(), one, Depth::One)?;
         let all =
             Attributes { set: plan.set_recursive, clear: plan.clear_recursive, ..Attributes::default() };
-        Ok(mount::set_attributes(target.as_fd(), &all, Depth::Recursive)?)
+        Ok(change(target.as_fd(), all, Depth::Recursive)?)
     }
 
     /// A tree that was opened outside, with the attributes and the propagation that it has inside.
@@ -121,7 +130,7 @@ impl Init<'_> {
         }
         if plan.set != 0 || plan.clear != 0 {
             let attributes = Attributes { set: plan.set, clear: plan.clear, ..Attributes::default() };
-            mount::set_attributes(tree.as_fd(), &attributes, Depth::One)?;
+            change(tree.as_fd(), attributes, Depth::One)?;
         }
         let shape = Shape::of(&fstat(&tree)?);
         Ok((tree, shape))
@@ -156,6 +165,19 @@ fn refuse_procfs(target: BorrowedFd<'_>, plan: &Mount) -> Outcome {
         return Ok(());
     }
     Err(Failure::Step(Errno::EPERM, Note::new(b"a symbolic link leads to a place inside /proc")))
+}
+
+/// Change flags. In a user namespace a mount that came from outside keeps those that it came with
+/// (mount_namespaces(7)); engines ask for the opposite by default, so these stay and the rest is done.
+fn change(mount: BorrowedFd<'_>, attributes: Attributes, depth: Depth) -> Result<(), Errno> {
+    const ACCESS_TIMES: u64 = libc::MOUNT_ATTR__ATIME | libc::MOUNT_ATTR_NODIRATIME;
+    match mount::set_attributes(mount, &attributes, depth) {
+        Err(Errno::EPERM) => {
+            let kept = Attributes { set: attributes.set & !ACCESS_TIMES, clear: 0, ..attributes };
+            mount::set_attributes(mount, &kept, depth)
+        }
+        result => result,
+    }
 }
 
 /// Set `MS_SHARED` and the like on a mount; with `MS_REC` on all below it.

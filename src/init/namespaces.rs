@@ -9,6 +9,7 @@ use nix::sched::{CloneFlags, setns};
 use super::{Failure, Init, Outcome};
 use crate::plan::{Namespace, Slot};
 use crate::sys;
+use crate::wire::Note;
 
 impl Init<'_> {
     pub fn join(&self, kind: Namespace, slot: Slot) -> Outcome {
@@ -53,6 +54,11 @@ pub fn session_keyring(name: &CStr) -> Outcome {
     match sys::creds::join_session_keyring(name) {
         // A kernel without keyrings has none to inherit by mistake.
         Ok(()) | Err(Errno::ENOSYS) => Ok(()),
+        Err(Errno::EDQUOT) => {
+            let hint =
+                b"this user has no room for another: raise kernel.keys.maxkeys or use --no-new-keyring";
+            Err(Failure::Step(Errno::EDQUOT, Note::new(hint)))
+        }
         Err(error) => Err(Failure::from(error)),
     }
 }

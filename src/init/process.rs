@@ -105,12 +105,17 @@ fn home_in_passwd(text: &[u8], uid: u32) -> Option<&[u8]> {
     })
 }
 
+/// EACCES is the kernel's only no to a file that it has just shown. Anything else is said by a filter that was loaded
+/// early, from a profile without faccessat2(2): the mode has to do then, and execve(2) has the last word.
 fn executable(path: &CStr) -> Result<(), Errno> {
-    let mode = SFlag::from_bits_truncate(stat(path)?.st_mode);
-    if mode & SFlag::S_IFMT == SFlag::S_IFDIR {
+    let mode = stat(path)?.st_mode;
+    if SFlag::from_bits_truncate(mode) & SFlag::S_IFMT == SFlag::S_IFDIR {
         return Err(Errno::EISDIR);
     }
-    faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS)
+    match faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS) {
+        Err(error) if error == Errno::EACCES || mode & 0o111 == 0 => Err(Errno::EACCES),
+        _ => Ok(()),
+    }
 }
 
 /// Capabilities stay permitted over the change of user, and are made effective again for the steps that follow.

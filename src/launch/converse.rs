@@ -12,7 +12,7 @@ use super::sockets;
 use super::spawn::Child;
 use crate::container::state::State;
 use crate::host::{hooks, idmap, oom};
-use crate::plan::{Action, Hook, HookPoint, Moment, Plan, Step};
+use crate::plan::{Action, Hook, HookPoint, Moment, Outside, Plan, Step};
 use crate::sys::process::{Ended, Whom, wait};
 use crate::timing;
 use crate::wire::{self, HookEnd, Note, Report};
@@ -29,12 +29,15 @@ pub struct Conversation<'a> {
 impl Conversation<'_> {
     /// Serve the child until nothing but its start is left.
     pub fn until_ready(&self) -> Result<()> {
-        if let Some(score) = self.plan.outside.oom_score_adj {
+        let Outside { oom_score_adj, oom_score_by_birth, .. } = self.plan.outside;
+        if let Some(score) = oom_score_adj.filter(|_| !oom_score_by_birth) {
             oom::set_score(self.child.pid, score)?;
         }
         loop {
             match self.receive()? {
                 Some(Report::Reached { step }) => match self.moment(step)? {
+                    // It was, before anybody listened.
+                    Moment::Placed => {}
                     Moment::Entered => idmap::write(self.child.pid, &self.plan.outside)?,
                     Moment::Assembled => self.run_hooks()?,
                     Moment::Ready => return Ok(()),
@@ -134,6 +137,16 @@ pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
         Action::Exec { .. } => exec_failed(errno, note),
         Action::EnterCgroups if errno == Errno::ENOSPC => {
             anyhow!("{}: its cpuset has no processors or no memory", action.intent())
+        }
+        Action::OpenTree { place, source, recursive, .. } => {
+            let hint = match errno {
+                // The kernel keeps them together, so that nothing that is covered shows (mount_namespaces(7)).
+                Errno::EINVAL if !recursive => {
+                    " (without what is mounted below it? a user needs rbind for that)"
+                }
+                _ => "",
+            };
+            anyhow!("config.json: {place}: open {source:?}: {}{hint}", errno.desc())
         }
         _ if note.as_bytes().is_empty() => anyhow!("{}: {}", action.intent(), errno.desc()),
         _ => {

@@ -19,9 +19,11 @@ use crate::container::state::{self, Process, State};
 use crate::container::store::{Room, Store, write_atomically};
 use crate::container::{CONFIG, gate};
 use crate::host::cgroup::{self, Cgroup};
+use crate::host::oom::Lent;
 use crate::host::{hooks, notify};
 use crate::init::{self, Birthright, Gate};
 use crate::log::Log;
+use crate::plan::cgroup::Location;
 use crate::plan::{GroupPlan, HookPoint, Plan};
 use crate::sys::procfs::Procfs;
 use crate::{timing, wire};
@@ -97,13 +99,15 @@ fn try_birth(
     let room = &*attempt.room.insert(store.claim(&state.id)?);
     room.write(CONFIG, config)?;
     timing::done("claim a room");
-    if let Some(group) = &plan.cgroup {
+    // A unit has a first process, and ends with it: there is none to be opened yet, and none to be found if we die.
+    let group = plan.cgroup.as_ref().filter(|group| group.scope.is_none());
+    if let Some(group) = group {
         let made = attempt.cgroup.insert(cgroup::open(&group.layout, &group.path)?);
         state.cgroup = Some(made.location());
     }
     // From here on a later `delete --force` knows what to look for, whatever becomes of us.
     write_state(room, &state)?;
-    if let Some(group) = &plan.cgroup {
+    if let Some(group) = group {
         make_group(group, &mut attempt.cgroup)?;
         // A parent that somebody made meanwhile is not ours to remove.
         state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
@@ -122,6 +126,17 @@ fn try_birth(
     let cgroup = attempt.cgroup.as_deref();
     let (child, conversation) = deliver(plan, Slots::open(plan)?, cgroup, gate, contact.console)?;
     let child = &*attempt.child.insert(child);
+    if let Some(group) = &plan.cgroup
+        && let Some(scope) = &group.scope
+    {
+        let made = cgroup::scope::start(scope, &group.layout, child.pid)?;
+        state.cgroup = Some(made.location());
+        attempt.cgroup = Some(Box::new(made));
+        write_state(room, &state)?;
+        make_group(group, &mut attempt.cgroup)?;
+        state.cgroup = attempt.cgroup.as_ref().map(|made| made.location());
+        timing::done("have systemd make the scope");
+    }
     if let (Some(made), Some(group)) = (&attempt.cgroup, &plan.cgroup) {
         made.set_limits(&group.limits.settings).context("config.json")?;
     }
@@ -140,6 +155,9 @@ fn try_birth(
     Ok(())
 }
 
+const DELEGATE: &str = "config.json: linux.resources and linux.cgroupsPath need a control group that is delegated to \
+                        this user, as `systemd-run --user --scope --property=Delegate=yes` gives";
+
 /// Make the group, with its rules on devices. A user to whom no groups were delegated can do without one, if nothing
 /// depends on it.
 fn make_group(plan: &GroupPlan, group: &mut Option<Box<dyn Cgroup>>) -> Result<()> {
@@ -150,7 +168,11 @@ fn make_group(plan: &GroupPlan, group: &mut Option<Box<dyn Cgroup>>) -> Result<(
             *group = None;
             return Ok(());
         }
+        Err(error) if cgroup::is_denied(&error) && plan.delegated => return Err(error.context(DELEGATE)),
         result => result?,
+    }
+    if let Some(owner) = plan.owner {
+        made.give_to(owner)?;
     }
     match &plan.limits.devices {
         Some(devices) => made.restrict_devices(devices).context("config.json"),
@@ -175,10 +197,21 @@ fn announce(
     }
 }
 
+/// Where a guest goes.
+#[derive(Clone, Copy)]
+pub enum Whereto<'a> {
+    /// Its caller's groups.
+    Nowhere,
+    /// It is born there, or walks in.
+    Group(&'a dyn Cgroup),
+    /// systemd moves it there while it waits ([`crate::plan::Moment::Placed`]).
+    Unit(&'a Location),
+}
+
 /// Make one more process in a container, as far as its program.
-pub fn guest(plan: &Plan, state: &State, cgroup: Option<&dyn Cgroup>, contact: Contact) -> Result<Born> {
+pub fn guest(plan: &Plan, state: &State, whereto: Whereto<'_>, contact: Contact) -> Result<Born> {
     let mut attempt = Attempt::default();
-    match try_guest(plan, state, cgroup, contact, &mut attempt) {
+    match try_guest(plan, state, whereto, contact, &mut attempt) {
         Ok(()) => Ok(Born { child: attempt.child.take().context("a birth without a child")? }),
         Err(error) => Err(undone(attempt, error)),
     }
@@ -187,15 +220,22 @@ pub fn guest(plan: &Plan, state: &State, cgroup: Option<&dyn Cgroup>, contact: C
 fn try_guest(
     plan: &Plan,
     state: &State,
-    cgroup: Option<&dyn Cgroup>,
+    whereto: Whereto<'_>,
     contact: Contact,
     attempt: &mut Attempt,
 ) -> Result<()> {
     let slots = Slots::open(plan)?;
     // Looked at with the handle in hand: if init is alive now, the handle is init's and not a later process's.
     ensure!(state.init()?.is_some(), "the container has stopped");
-    let (child, conversation) = deliver(plan, slots, cgroup, None, contact.console)?;
+    let group = match whereto {
+        Whereto::Group(group) => Some(group),
+        Whereto::Nowhere | Whereto::Unit(_) => None,
+    };
+    let (child, conversation) = deliver(plan, slots, group, None, contact.console)?;
     let child = &*attempt.child.insert(child);
+    if let Whereto::Unit(location) = whereto {
+        cgroup::scope::attach(location, child.pid)?;
+    }
     let interrupt = contact.interrupt.as_ref().map(AsFd::as_fd);
     let conversation = Conversation { plan, child, state, socket: conversation, interrupt };
     conversation.until_ready()?;
@@ -228,9 +268,16 @@ fn deliver(
         let given = Birthright { slots, doors, conversation: theirs, procfs, gate, console, first, stamps };
         init::walk(&plan.steps, given)
     };
-    let child = spawn::spawn(&plan.enter, slots, birthplace, inside)?;
+    let outside = &plan.outside;
+    let lent = match outside.oom_score_adj.filter(|_| outside.oom_score_by_birth) {
+        Some(score) => Lent::new(score)?,
+        None => None,
+    };
+    let child = spawn::spawn(&plan.enter, slots, birthplace, inside);
+    // Even without a child.
+    lent.map_or(Ok(()), Lent::end)?;
     timing::done("clone");
-    Ok((child, ours))
+    Ok((child?, ours))
 }
 
 fn write_state(room: &Room, state: &State) -> Result<()> {

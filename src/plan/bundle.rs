@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::facts::Facts;
 use super::request::{Options, Request, root_path};
+use super::typed::typed;
 use super::{capabilities, sysctl};
 
 /// A bundle as its author wrote it.
@@ -45,12 +45,6 @@ impl Bundle {
 
     pub fn request<'a>(&'a self, id: &'a str, facts: &'a Facts, options: &'a Options) -> Request<'a> {
         Request { id, bundle: &self.directory, spec: &self.spec, warnings: &self.warnings, facts, options }
-    }
-
-    pub fn has_user_namespace(&self) -> bool {
-        let linux = self.spec.linux().as_ref();
-        let namespaces = linux.and_then(|linux| linux.namespaces().as_ref());
-        namespaces.is_some_and(|all| all.iter().any(|one| one.typ() == LinuxNamespaceType::User))
     }
 
     /// A root that is a symbolic link could point elsewhere tomorrow.
@@ -146,14 +140,6 @@ fn document(text: &[u8]) -> Result<Value> {
     ensure!(document.is_object(), "the outermost value is not an object");
     check_shape(&document, &mut Vec::new())?;
     Ok(document)
-}
-
-fn typed<T: DeserializeOwned>(document: Value) -> Result<T> {
-    serde_path_to_error::deserialize(document).map_err(|error| {
-        let path = error.path().to_string();
-        let reason = error.into_inner();
-        if path == "." { Error::msg(reason.to_string()) } else { Error::msg(format!("{path}: {reason}")) }
-    })
 }
 
 /// Members that are objects. The types would take a list for one, member by member.

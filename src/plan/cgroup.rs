@@ -6,11 +6,14 @@
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Result, bail};
+use oci_spec::runtime::Mount;
 use serde::{Deserialize, Serialize};
 
-use super::GroupPlan;
-use super::limits;
+use super::facts::Authority;
+use super::namespaces::Place as NamespacePlace;
 use super::request::{Cgroups, Request};
+use super::systemd::{self, Manager};
+use super::{GroupPlan, Namespace, idmap, limits};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -42,6 +45,18 @@ pub struct Location {
     pub root: PathBuf,
     pub v1: Vec<Place>,
     pub v2: Option<Place>,
+    /// Whose groups they are, where systemd has made them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
+}
+
+/// A unit that systemd keeps, as the state file remembers it: callers forget the option, and their environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unit {
+    pub name: String,
+    pub manager: Manager,
+    /// Of the bus that this manager is on, such as `unix:path=/run/dbus/system_bus_socket`.
+    pub bus: String,
 }
 
 /// A path in one hierarchy.
@@ -89,22 +104,67 @@ impl Place {
 
 /// The container's group and what is limited in it; `None` where there is nothing to make one on.
 pub fn plan(request: &Request) -> Result<Option<GroupPlan>> {
-    match request.options.cgroups {
-        Cgroups::Files => {}
-        Cgroups::Disabled => return Ok(None),
-        Cgroups::Systemd => {
-            bail!("linux.cgroupsPath: groups are not made through systemd yet; leave out --systemd-cgroup")
-        }
+    if request.options.cgroups == Cgroups::Disabled {
+        return Ok(None);
     }
     let linux = request.linux();
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let layout = request.facts.cgroup.clone();
-    let asked = linux.and_then(|linux| linux.cgroups_path().as_deref());
-    let path = path(asked, request.id)?;
     let limits = limits::plan(resources, &layout, request.facts.authority)?;
+    let owner = owner(request)?;
+    if request.options.cgroups == Cgroups::Systemd {
+        let scope = systemd::plan(request, &limits)?;
+        let path = scope.path()?;
+        return Ok(Some(GroupPlan {
+            layout,
+            path,
+            limits,
+            required: true,
+            delegated: false,
+            scope: Some(scope),
+            owner,
+        }));
+    }
+    let asked = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    let mut path = path(asked, request.id)?;
     let required = asked.is_some_and(|path| !path.as_os_str().is_empty());
+    let delegated = request.facts.authority == Authority::User;
+    if delegated && !required && layout.v1.is_empty() {
+        // What is delegated to a user is around the group that it runs in. That one has processes, so none of its
+        // children could have controllers (cgroups(7)): a sibling, as in runc.
+        let own = &request.facts.own_group;
+        path = own.parent().unwrap_or(own).join(path);
+    }
     let has_hierarchies = !layout.v1.is_empty() || layout.v2.is_some();
-    Ok(has_hierarchies.then_some(GroupPlan { layout, path, limits, required }))
+    Ok(has_hierarchies.then_some(GroupPlan { layout, path, limits, required, delegated, scope: None, owner }))
+}
+
+/// Who is to own the group, where that is not us: the container's user, if the container has a cgroup namespace and
+/// mounts its group to write to it (config-linux.md, Cgroup ownership). On v1 delegation is not safe.
+fn owner(request: &Request) -> Result<Option<u32>> {
+    let facts = request.facts;
+    let delegates = facts.authority != Authority::User
+        && facts.cgroup.v1.is_empty()
+        && request.place(Namespace::Cgroup) == NamespacePlace::New
+        && request.spec.mounts().iter().flatten().any(is_writable_group);
+    let Some(process) = request.spec.process().as_ref().filter(|_| delegates) else { return Ok(None) };
+    let uid = process.user().uid();
+    let owner = match request.place(Namespace::User) {
+        NamespacePlace::Inherited => Some(uid),
+        NamespacePlace::New => {
+            let mappings = request.linux().and_then(|linux| linux.uid_mappings().as_deref());
+            idmap::outside(&idmap::parse(mappings.unwrap_or_default(), "linux.uidMappings")?, uid)
+        }
+        // What is mapped there is not for us to know.
+        NamespacePlace::Joined(_) => None,
+    };
+    Ok(owner.filter(|owner| *owner != facts.euid))
+}
+
+fn is_writable_group(mount: &Mount) -> bool {
+    mount.source().as_deref() == Some(Path::new("cgroup"))
+        && mount.destination() == Path::new("/sys/fs/cgroup")
+        && !mount.options().iter().flatten().any(|option| option == "ro")
 }
 
 /// NAME_MAX of every filesystem (limits.h).
@@ -164,6 +224,49 @@ mod tests {
             let error = ask(refused).unwrap_err().to_string();
             assert!(error.starts_with("linux.cgroupsPath: "), "{error}");
         }
+    }
+
+    #[test]
+    fn a_group_is_given_to_who_may_write_to_it() {
+        use serde_json::{Value, json};
+
+        use crate::plan::testing::Given;
+
+        let owner = |change: &dyn Fn(&mut Value), authority| {
+            let mapping = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            let mut config = json!({
+                "process": {"cwd": "/", "args": ["a"], "user": {"uid": 7, "gid": 0}},
+                "mounts": [{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                            "options": ["rw"]}],
+                "linux": {"namespaces": [{"type": "user"}, {"type": "mount"}, {"type": "cgroup"}],
+                          "uidMappings": mapping, "gidMappings": mapping},
+            });
+            change(&mut config);
+            let mut given = Given::new(config).run_by(authority);
+            let v2 = Hierarchy { controllers: Vec::new(), directory: PathBuf::new() };
+            given.facts.cgroup = CgroupLayout { v2: Some(v2), ..CgroupLayout::default() };
+            owner(&given.request()).unwrap()
+        };
+        assert_eq!(owner(&|_| {}, Authority::Root), Some(100_007));
+        assert_eq!(owner(&|_| {}, Authority::User), None);
+        let without = |index: usize| {
+            move |config: &mut Value| {
+                drop(config["linux"]["namespaces"].as_array_mut().unwrap().remove(index))
+            }
+        };
+        assert_eq!(owner(&without(0), Authority::Root), Some(7));
+        assert_eq!(owner(&without(2), Authority::Root), None);
+        assert_eq!(owner(&|config| config["mounts"][0]["options"] = json!(["ro"]), Authority::Root), None);
+        assert_eq!(owner(&|config| config["mounts"] = json!([]), Authority::Root), None);
+        assert_eq!(
+            owner(&|config| config["linux"]["namespaces"][2]["path"] = json!("/x"), Authority::Root),
+            None
+        );
+        let root = |config: &mut Value| {
+            without(0)(config);
+            config["process"]["user"]["uid"] = json!(0);
+        };
+        assert_eq!(owner(&root, Authority::Root), None);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 use anyhow::{Context, Result, ensure};
 use oci_spec::runtime::{LinuxPersonalityDomain, Process};
 
+use super::facts::Authority;
+use super::filesystem::mount_label;
 use super::request::{Request, c_string};
 use super::seccomp::Filter;
 use super::steps::Steps;
@@ -26,8 +28,12 @@ pub fn plan_keyring(request: &Request, process: &Process, steps: &mut Steps) -> 
     Ok(())
 }
 
-/// The labels that take effect at execve(2).
+/// The labels that take effect at execve(2). A process does not run without its own; what files are labelled only
+/// SELinux asks, so without it that is nothing but a warning, as with crun.
 pub fn plan_labels(request: &Request, process: &Process, steps: &mut Steps) -> Result<()> {
+    if let Some(label) = mount_label(request).filter(|_| !request.facts.selinux && steps.is_birth()) {
+        steps.warn(format!("linux.mountLabel: {label:?} has no effect: SELinux is not enabled here"));
+    }
     if let Some(profile) = process.apparmor_profile().as_deref().filter(|profile| !profile.is_empty()) {
         let enabled = request.facts.apparmor;
         ensure!(
@@ -44,14 +50,11 @@ pub fn plan_labels(request: &Request, process: &Process, steps: &mut Steps) -> R
 }
 
 fn selinux_label<'a>(request: &Request, process: &'a Process) -> Result<Option<&'a str>> {
-    let disabled = "but SELinux is not enabled here";
-    let mount_label = request.linux().and_then(|linux| linux.mount_label().as_deref()).unwrap_or_default();
-    let enabled = request.facts.selinux;
-    ensure!(enabled || mount_label.is_empty(), "linux.mountLabel: {mount_label:?} is asked for, {disabled}");
     let Some(label) = process.selinux_label().as_deref().filter(|label| !label.is_empty()) else {
         return Ok(None);
     };
-    ensure!(enabled, "process.selinuxLabel: {label:?} is asked for, {disabled}");
+    let enabled = request.facts.selinux;
+    ensure!(enabled, "process.selinuxLabel: {label:?} is asked for, but SELinux is not enabled here");
     Ok(Some(label))
 }
 
@@ -84,6 +87,9 @@ pub fn filter(
         return Ok(None);
     };
     let filter = seccomp::plan(profile, request.facts.filter_flags)?;
+    // It is fetched from the process, which nobody but root may look into.
+    let fetched = filter.listener.is_none() || request.facts.authority != Authority::User;
+    ensure!(fetched, "linux.seccomp.listenerPath: a user without root cannot have a listener");
     filter.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     let early = !process.no_new_privileges().unwrap_or(false);
     Ok(Some((Box::new(filter), early)))
@@ -133,6 +139,19 @@ mod tests {
         assert!(refused.to_string().contains("AppArmor is not enabled"), "{refused}");
         let empty = process(json!({"apparmorProfile": ""}));
         assert_eq!(intents(&given, |request, steps| plan_labels(request, &empty, steps)).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn a_mount_label_that_no_module_would_read_is_warned_about_once() {
+        let mut given = Given::new(json!({"linux": {"mountLabel": "u:r:t:s0"}}));
+        given.facts.selinux = false;
+        let warnings = |mut steps: Steps| {
+            plan_labels(&given.request(), &process(json!({})), &mut steps).unwrap();
+            steps.finish().warnings
+        };
+        let said = ["linux.mountLabel: \"u:r:t:s0\" has no effect: SELinux is not enabled here"];
+        assert_eq!(warnings(Steps::new(given.facts.authority)), said);
+        assert_eq!(warnings(Steps::of_a_guest(given.facts.authority)), [""; 0]);
     }
 
     #[test]

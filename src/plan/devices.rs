@@ -120,7 +120,10 @@ fn add(device: Device, bound: bool, steps: &mut Steps) {
     let Device { path: inside, kind, major, minor, mode, uid, gid } = device;
     if bound && kind != DeviceKind::Fifo {
         let slot = steps.tree("linux.devices", inside.clone(), false, true, None);
-        steps.birth(Action::Mount(Box::new(Mount::new(inside, MountWhat::Tree { slot }))));
+        steps.birth(Action::Mount(Box::new(Mount::new(
+            inside,
+            MountWhat::Device { slot, kind, major, minor },
+        ))));
     } else {
         steps.birth(Action::Device { inside, kind, major, minor, mode, uid, gid });
     }

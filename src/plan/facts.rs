@@ -5,7 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "this is where plan/ looks")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
@@ -17,6 +17,9 @@ use nix::unistd::{getegid, geteuid};
 const OLDEST_KERNEL: (u32, u32) = (5, 14);
 
 pub mod cgroup;
+mod subids;
+
+pub use subids::SubordinateIds;
 
 use super::cgroup::CgroupLayout;
 use crate::sys;
@@ -47,6 +50,8 @@ pub struct Facts {
     pub bounding: u64,
     /// Those that the kernel knows.
     pub supported: u64,
+    /// What a user without root may map beside itself.
+    pub subids: SubordinateIds,
     /// setgroups(2) is not denied in our user namespace.
     pub setgroups: bool,
     /// `SECCOMP_FILTER_FLAG_*`: distributions bring new ones to old kernels, so the version does not tell.
@@ -54,22 +59,11 @@ pub struct Facts {
     pub apparmor: bool,
     pub selinux: bool,
     pub cgroup: CgroupLayout,
+    /// For a user without root, the group on v2 that we are in ourselves.
+    pub own_group: PathBuf,
 }
 
 impl Facts {
-    /// The same host, if root were asking.
-    pub fn for_root(self) -> Facts {
-        Facts {
-            authority: Authority::Root,
-            euid: 0,
-            egid: 0,
-            permitted: self.supported,
-            bounding: self.supported,
-            setgroups: true,
-            ..self
-        }
-    }
-
     pub fn gather() -> Result<Facts> {
         let kernel = parse_release(&uname().context("uname")?.release().to_string_lossy())?;
         let (version, patch_level) = OLDEST_KERNEL;
@@ -81,24 +75,33 @@ impl Facts {
         );
         let (euid, egid) = (geteuid().as_raw(), getegid().as_raw());
         let initial = is_initial(&read("/proc/self/uid_map")?);
+        let authority = match (euid, initial) {
+            (0, true) => Authority::Root,
+            (0, false) => Authority::NamespacedRoot,
+            _ => Authority::User,
+        };
         let (bounding, supported) = bounding_set()?;
         Ok(Facts {
-            authority: match (euid, initial) {
-                (0, true) => Authority::Root,
-                (0, false) => Authority::NamespacedRoot,
-                _ => Authority::User,
-            },
+            authority,
             euid,
             egid,
             kernel,
             permitted: sys::creds::capabilities().context("capget")?.permitted,
             bounding,
             supported,
+            subids: match authority {
+                Authority::User => SubordinateIds::of(euid),
+                _ => SubordinateIds::default(),
+            },
             setgroups: initial || read("/proc/self/setgroups")?.trim() == "allow",
             filter_flags: sys::seccomp::supported_flags(),
             apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text == b"Y\n"),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             cgroup: cgroup::layout(Path::new(CGROUP_ROOT))?,
+            own_group: match authority {
+                Authority::User => cgroup::own_group()?,
+                _ => PathBuf::new(),
+            },
         })
     }
 

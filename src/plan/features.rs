@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::facts::Facts;
 use super::seccomp::{self, words};
-use super::{capabilities, filesystem, hooks, mount_options, namespaces, process, scheduling};
+use super::{capabilities, filesystem, hooks, mount_options, namespaces, process, scheduling, systemd};
 
 /// The oldest specification whose configurations are taken.
 const OLDEST_SPECIFICATION: &str = "1.0.0";
 
 /// Annotations that change what a container may do: an engine should not take them from just anybody.
-const UNSAFE_ANNOTATIONS: &[&str] = &[process::KEEP_GROUPS, filesystem::CONTEXT_TYPE];
+const UNSAFE_ANNOTATIONS: &[&str] = &[process::KEEP_GROUPS, filesystem::CONTEXT_TYPE, systemd::PROPERTY];
 
 pub fn document(facts: &Facts) -> Value {
     let known = words::FLAGS;
@@ -26,7 +26,7 @@ pub fn document(facts: &Facts) -> Value {
         "linux": {
             "namespaces": sorted(names(namespaces::KINDS, |kind| kind.name)),
             "capabilities": capabilities::NAMES,
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": {
                 "enabled": true,
                 "actions": names(words::ACTIONS, |action| action.name),

@@ -16,7 +16,8 @@ use super::{Action, Hook, HookPoint, HookState};
 /// The specification that `state` speaks of.
 pub const SPECIFICATION: &str = "1.3.0";
 
-/// A point of a container's life: its name in a configuration, and the container's status then.
+/// A point of a container's life: its name in a configuration, and the container's status then. The specification
+/// counts: `creating` is step 2 of the lifecycle, and the first hooks are step 3.
 #[derive(Debug)]
 pub struct Point {
     pub point: HookPoint,
@@ -27,17 +28,17 @@ pub struct Point {
 
 #[allow(deprecated, reason = "the specification still has prestart hooks run")]
 pub const POINTS: &[Point] = &[
-    Point { point: HookPoint::Prestart, name: "prestart", status: "creating", listed: Hooks::prestart },
+    Point { point: HookPoint::Prestart, name: "prestart", status: "created", listed: Hooks::prestart },
     Point {
         point: HookPoint::CreateRuntime,
         name: "createRuntime",
-        status: "creating",
+        status: "created",
         listed: Hooks::create_runtime,
     },
     Point {
         point: HookPoint::CreateContainer,
         name: "createContainer",
-        status: "creating",
+        status: "created",
         listed: Hooks::create_container,
     },
     Point {
@@ -152,10 +153,10 @@ mod tests {
     fn hooks_read_the_state_in_the_shape_that_runc_writes() {
         let annotations =
             BTreeMap::from([("b".to_string(), "2".to_string()), ("a".to_string(), "\"/".to_string())]);
-        let state = state("web", Path::new("/run/web"), &annotations, "creating").with_pid(42);
+        let state = state("web", Path::new("/run/web"), &annotations, "created").with_pid(42);
         assert_eq!(
             String::from_utf8(state).unwrap(),
-            r#"{"ociVersion":"1.3.0","id":"web","status":"creating","pid":42,"bundle":"/run/web","annotations":{"a":"\"/","b":"2"}}"#
+            r#"{"ociVersion":"1.3.0","id":"web","status":"created","pid":42,"bundle":"/run/web","annotations":{"a":"\"/","b":"2"}}"#
         );
     }
 

@@ -32,6 +32,18 @@ pub fn parse(listed: &[LinuxIdMapping], path: &str) -> Result<Vec<IdMapping>> {
     Ok(mappings)
 }
 
+/// Root inside is who asks, and the ids that it may map as well follow.
+pub fn own_and_subordinate(own: u32, subordinate: &[(u32, u32)]) -> Vec<IdMapping> {
+    let mut mappings = vec![IdMapping { inside: 0, outside: own, count: 1 }];
+    let mut inside: u32 = 1;
+    for &(outside, count) in subordinate.iter().take(MOST_ENTRIES - 1) {
+        let Some(next) = inside.checked_add(count) else { break };
+        mappings.push(IdMapping { inside, outside, count });
+        inside = next;
+    }
+    mappings
+}
+
 /// What `id` inside is outside.
 pub fn outside(mappings: &[IdMapping], id: u32) -> Option<u32> {
     let found = mappings.iter().find(|mapping| id.wrapping_sub(mapping.inside) < mapping.count)?;

@@ -40,10 +40,12 @@ pub mod scheduling;
 pub mod seccomp;
 pub mod steps;
 pub mod sysctl;
+pub mod systemd;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+mod typed;
 pub mod update;
 
 /// An index into the table of descriptors that the parent opened before the first step, or that a step fills.
@@ -91,6 +93,9 @@ impl Plan {
 pub struct Outside {
     /// `/proc/PID/oom_score_adj`; only a process outside a user namespace may lower it.
     pub oom_score_adj: Option<i32>,
+    /// A user may not write it to a process that nobody may look into: the child is born with it, and where it may
+    /// not be lowered it stays as it is.
+    pub oom_score_by_birth: bool,
     pub uid_map: Vec<IdMapping>,
     pub gid_map: Vec<IdMapping>,
     /// Write `deny` to `/proc/PID/setgroups` first (an unprivileged gid map, user_namespaces(7)).
@@ -115,6 +120,12 @@ pub struct GroupPlan {
     pub limits: Limits,
     /// The configuration names the group, so the container cannot do without it.
     pub required: bool,
+    /// Asked for by a user without root, who can make it only where groups are delegated.
+    pub delegated: bool,
+    /// Systemd makes the group, as part of this unit, when the first process is there to be put into it.
+    pub scope: Option<systemd::Scope>,
+    /// The user of this host who gets it, to make groups of its own below it.
+    pub owner: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +245,8 @@ pub enum Action {
     // The root filesystem
     /// Fill a slot from inside, where the parent has no right to (an unprivileged user).
     OpenTree {
+        /// The member of the configuration that asks for it.
+        place: String,
         slot: Slot,
         source: CString,
         recursive: bool,
@@ -386,6 +399,8 @@ pub enum Action {
 /// Points of the conversation at which the child waits for the parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
+    /// In the runtime's own group still: the parent has systemd move it to its unit's.
+    Placed,
     /// In its namespaces: the parent writes id maps and moves network devices.
     Entered,
     /// The root is assembled: the parent runs prestart and createRuntime hooks.
@@ -427,6 +442,8 @@ pub enum MountWhat {
     Filesystem { kind: CString, parameters: Vec<Parameter> },
     /// A tree from a slot.
     Tree { slot: Slot },
+    /// One file of the host, from a slot, which must be this device.
+    Device { slot: Slot, kind: DeviceKind, major: u32, minor: u32 },
     /// The same filesystem that the host has there, when the kernel refuses a new one in a user namespace.
     FilesystemOrTree { kind: CString, parameters: Vec<Parameter>, slot: Slot },
     /// What is mounted at the target already: fspick(2) takes the parameters if there are any, then the

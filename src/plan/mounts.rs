@@ -10,7 +10,7 @@ use oci_spec::runtime::Mount as Entry;
 
 use super::facts::Authority;
 use super::filesystem::{self, Maps};
-use super::mount_options::{ExplicitMapping, IdMapOption, MountOptions};
+use super::mount_options::{Data, ExplicitMapping, IdMapOption, MountOptions};
 use super::namespaces::Place;
 use super::request::{Request, c_path, c_string};
 use super::steps::Steps;
@@ -180,17 +180,18 @@ impl<'a> Planner<'a> {
     fn plan_remount(&self, steps: &mut Steps) -> Result<()> {
         let mut parameters = self.options.superblock.clone();
         if self.options.bind.is_some() {
-            self.refuse_data("a bind mount")?;
+            self.pass_over_values(steps)?;
             parameters.clear();
+        } else {
+            parameters.extend(self.options.data.iter().map(|data| data.parameter.clone()));
         }
-        parameters.extend(self.options.data.iter().map(|data| data.parameter.clone()));
         let mount = Mount::new(self.inside()?, MountWhat::Remount { parameters });
         self.add(mount.with_options(&self.options), steps);
         Ok(())
     }
 
     fn plan_bind(&self, recursive: bool, steps: &mut Steps) -> Result<()> {
-        self.refuse_data("a bind mount")?;
+        self.pass_over_values(steps)?;
         self.refuse_copy_up()?;
         let source = self.entry.source().as_deref().filter(|source| !source.as_os_str().is_empty());
         let source = source.with_context(|| format!("{}.source: missing", self.place))?;
@@ -268,10 +269,24 @@ impl<'a> Planner<'a> {
     }
 
     pub fn refuse_data(&self, what: &str) -> Result<()> {
-        let Some(data) = self.options.data.first() else { return Ok(()) };
+        self.options.data.first().map_or(Ok(()), |data| bail!(self.not_an_option(data, what)))
+    }
+
+    /// mount(2) takes `mode=755` and its like for a bind mount, without effect, and configurations have them. A bare
+    /// word may be an attribute with a spelling mistake.
+    fn pass_over_values(&self, steps: &mut Steps) -> Result<()> {
+        for data in &self.options.data {
+            let sentence = self.not_an_option(data, "a bind mount");
+            ensure!(matches!(data.parameter, Parameter::Text(..)), sentence);
+            steps.warn(sentence + ", and has no effect");
+        }
+        Ok(())
+    }
+
+    fn not_an_option(&self, data: &Data, what: &str) -> String {
         let index = data.option;
         let name = self.entry.options().iter().flatten().nth(index).map_or("", String::as_str);
-        bail!("{}.options[{index}]: {name:?} is not an option of {what}", self.place)
+        format!("{}.options[{index}]: {name:?} is not an option of {what}", self.place)
     }
 
     pub fn refuse_copy_up(&self) -> Result<()> {

@@ -69,6 +69,8 @@ impl<'a> Request<'a> {
     pub fn place(&self, kind: Namespace) -> Place<'a> {
         let listed = self.linux().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
         match listed.iter().find(|namespace| Namespace::from(namespace.typ()) == kind) {
+            // Nothing else gives a user without root any rights.
+            None if kind == Namespace::User && self.facts.authority == Authority::User => Place::New,
             None => Place::Inherited,
             Some(namespace) => match namespace.path() {
                 Some(path) if !path.as_os_str().is_empty() => Place::Joined(path),
@@ -193,12 +195,6 @@ fn check(request: &Request) -> Result<()> {
         }
     }
     let user = request.place(Namespace::User);
-    if request.facts.authority == Authority::User {
-        ensure!(
-            user != Place::Inherited,
-            "linux.namespaces: a user other than root needs one of type user (`corten spec --rootless` writes one)"
-        );
-    }
     if user == Place::New {
         let joined_mounts = matches!(request.place(Namespace::Mount), Place::Joined(_));
         ensure!(
@@ -240,8 +236,16 @@ pub fn maps(request: &Request) -> Result<Option<Maps>> {
     fn listed(mappings: Option<&Option<Vec<LinuxIdMapping>>>) -> &[LinuxIdMapping] {
         mappings.and_then(|mappings| mappings.as_deref()).unwrap_or_default()
     }
-    let uids = idmap::parse(listed(request.linux().map(|linux| linux.uid_mappings())), "linux.uidMappings")?;
-    let gids = idmap::parse(listed(request.linux().map(|linux| linux.gid_mappings())), "linux.gidMappings")?;
+    let mut uids =
+        idmap::parse(listed(request.linux().map(|linux| linux.uid_mappings())), "linux.uidMappings")?;
+    let mut gids =
+        idmap::parse(listed(request.linux().map(|linux| linux.gid_mappings())), "linux.gidMappings")?;
+    let facts = request.facts;
+    let unprivileged = facts.authority == Authority::User;
+    if unprivileged && request.place(Namespace::User) == Place::New && uids.is_empty() && gids.is_empty() {
+        uids = idmap::own_and_subordinate(facts.euid, &facts.subids.uids);
+        gids = idmap::own_and_subordinate(facts.egid, &facts.subids.gids);
+    }
     for (mappings, path) in [(&uids, "linux.uidMappings"), (&gids, "linux.gidMappings")] {
         match request.place(Namespace::User) {
             Place::New => {
@@ -259,8 +263,7 @@ pub fn maps(request: &Request) -> Result<Option<Maps>> {
     }
     let only =
         |mappings: &[IdMapping], own| matches!(mappings, [one] if one.outside == own && one.count == 1);
-    let alone = only(&uids, request.facts.euid) && only(&gids, request.facts.egid);
-    let unprivileged = request.facts.authority == Authority::User;
+    let alone = only(&uids, facts.euid) && only(&gids, facts.egid);
     Ok(Some(Maps { uids, gids, helpers: unprivileged && !alone, deny_setgroups: unprivileged && alone }))
 }
 
@@ -304,6 +307,7 @@ mod tests {
 
     use super::*;
     use crate::plan::Slot;
+    use crate::plan::facts::SubordinateIds;
     use crate::plan::testing::Given;
 
     const MAP: &str = r#"[{"containerID": 0, "hostID": 1000, "size": 1}]"#;
@@ -418,6 +422,28 @@ mod tests {
     }
 
     #[test]
+    fn a_user_without_a_user_namespace_gets_one_of_itself_and_its_subordinate_ids() {
+        let planned_for = |subids: SubordinateIds| {
+            let mut given =
+                Given::new(json!({"linux": {"namespaces": [{"type": "mount"}]}})).run_by(Authority::User);
+            given.facts.subids = subids;
+            planned(&given)
+        };
+        let map = |inside, outside, count| IdMapping { inside, outside, count };
+        let steps = planned_for(SubordinateIds::default());
+        assert_eq!(steps.enter.clone, flags(&[Namespace::User, Namespace::Mount]));
+        assert_eq!(steps.outside.uid_map, [map(0, 1000, 1)]);
+        assert!(steps.outside.deny_setgroups);
+        let ranges = vec![(100_000, 65_536), (300_000, 10)];
+        let steps = planned_for(SubordinateIds { uids: ranges.clone(), gids: ranges });
+        assert_eq!(
+            steps.outside.gid_map,
+            [map(0, 1000, 1), map(1, 100_000, 65_536), map(65_537, 300_000, 10)]
+        );
+        assert!(steps.outside.map_with_helpers);
+    }
+
+    #[test]
     fn time_offsets_are_written_as_the_kernel_reads_them() {
         let given = Given::new(json!({"linux": {
             "namespaces": [{"type": "time"}],
@@ -453,7 +479,7 @@ mod tests {
         let shifted = json!([{"containerID": 1, "hostID": 1000, "size": 1}]);
         let user = json!([{"type": "user"}]);
         for (linux, authority, part) in [
-            (json!({"namespaces": [{"type": "mount"}]}), Authority::User, "needs one of type user"),
+            (json!({"namespaces": [{"type": "pid"}]}), Authority::User, "needs a mount namespace with it"),
             (
                 json!({"namespaces": user, "uidMappings": map, "gidMappings": map}),
                 Authority::Root,

@@ -24,6 +24,20 @@ pub fn text(plan: &Plan) -> String {
     line(format_args!("enter   {}", entry(plan)));
     if let Some(group) = &plan.cgroup {
         line(format_args!("cgroup  {}", group.path.display()));
+        if let Some(scope) = &group.scope {
+            line(format_args!(
+                "        unit   {} in {}, by {}",
+                scope.name,
+                scope.slice,
+                scope.manager.name()
+            ));
+            for property in &scope.properties {
+                line(format_args!("        tell   {property}"));
+            }
+        }
+        if let Some(owner) = group.owner {
+            line(format_args!("        owner  {owner}"));
+        }
         for limit in group.limits.to_string().lines() {
             line(format_args!("        {limit}"));
         }
@@ -55,7 +69,19 @@ pub fn json(plan: &Plan) -> Value {
         }
         object
     });
-    let cgroup = plan.cgroup.as_ref().map(|group| json!({"path": group.path, "limits": group.limits}));
+    let cgroup = plan.cgroup.as_ref().map(|group| {
+        let mut object = json!({"path": group.path, "limits": group.limits});
+        if let Some(owner) = group.owner {
+            object["owner"] = owner.into();
+        }
+        if let Some(scope) = &group.scope {
+            let properties: Vec<String> = scope.properties.iter().map(ToString::to_string).collect();
+            object["unit"] = json!({
+                "name": scope.name, "slice": scope.slice, "manager": scope.manager, "properties": properties,
+            });
+        }
+        object
+    });
     json!({
         "open": open.collect::<Vec<_>>(),
         "enter": entry(plan),
@@ -232,7 +258,7 @@ impl Mount {
             MountWhat::Filesystem { kind, .. } | MountWhat::FilesystemOrTree { kind, .. } => {
                 format!("mount {} on {inside}", show(kind))
             }
-            MountWhat::Tree { .. } => format!("bind on {inside}"),
+            MountWhat::Tree { .. } | MountWhat::Device { .. } => format!("bind on {inside}"),
             MountWhat::Remount { .. } => format!("remount {inside}"),
         }
     }
@@ -243,7 +269,7 @@ impl Mount {
             MountWhat::Filesystem { parameters, .. } | MountWhat::Remount { parameters } => {
                 parameters.as_slice()
             }
-            MountWhat::Tree { slot: Slot(slot) } => {
+            MountWhat::Tree { slot: Slot(slot) } | MountWhat::Device { slot: Slot(slot), .. } => {
                 words.push(format!("slot {slot}"));
                 &[]
             }

@@ -10,7 +10,7 @@ use oci_spec::runtime::Process;
 
 use super::facts::Authority;
 use super::namespaces::Place;
-use super::request::Request;
+use super::request::{Cgroups, Request};
 use super::{
     Action, Enter, HookPoint, IdMap, Moment, Namespace, Open, Outside, Plan, Slot, Step, When, capabilities,
     cgroup, confinement, devices, hooks, mounts, namespaces, process, rlimits, rootfs, scheduling, sysctl,
@@ -38,9 +38,9 @@ fn order_of_birth(request: &Request, group: Option<&Path>, steps: &mut Steps) ->
     check_support(request)?;
     let process = request.spec.process().as_ref().context("process: missing")?;
     hooks::plan_outside(request, steps)?;
-    steps.outside.oom_score_adj = oom_score(process)?;
+    plan_oom_score(request, process, steps)?;
 
-    arrive(steps);
+    arrive(request, steps);
     namespaces::plan(request, steps)?;
     if request.place(Namespace::User) != Place::Inherited {
         // Becoming another user takes the order back.
@@ -80,8 +80,8 @@ fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &m
     if let Some(cpus) = affinity.and_then(|affinity| affinity.initial().as_deref()) {
         steps.every(scheduling::affinity(cpus).context("process.execCPUAffinity.initial")?);
     }
-    steps.outside.oom_score_adj = oom_score(process)?;
-    arrive(steps);
+    plan_oom_score(request, process, steps)?;
+    arrive(request, steps);
     // CVE-2016-9962: the container must not look into us from the moment it can see us.
     steps.every(Action::Undumpable);
     namespaces::plan_guest(request, init_pid, steps);
@@ -98,22 +98,22 @@ fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &m
     become_process(request, process, steps)
 }
 
-/// From -1000, never killed, to 1000, killed first (proc(5)).
-fn oom_score(process: &Process) -> Result<Option<i32>> {
-    let score = process.oom_score_adj();
-    if let Some(score) = score {
-        ensure!(
-            (-1000..=1000).contains(&score),
-            "process.oomScoreAdj: {score} is not between -1000 and 1000"
-        );
-    }
-    Ok(score)
+/// From -1000, never killed, to 1000, killed first (proc(5)). Engines pass on what only the host's root may lower.
+fn plan_oom_score(request: &Request, process: &Process, steps: &mut Steps) -> Result<()> {
+    let Some(score) = process.oom_score_adj() else { return Ok(()) };
+    ensure!((-1000..=1000).contains(&score), "process.oomScoreAdj: {score} is not between -1000 and 1000");
+    steps.outside.oom_score_adj = Some(score);
+    steps.outside.oom_score_by_birth = request.facts.authority != Authority::Root;
+    Ok(())
 }
 
 /// The cgroup comes first: whatever follows is accounted for, and a cgroup namespace is rooted there.
-fn arrive(steps: &mut Steps) {
+fn arrive(request: &Request, steps: &mut Steps) {
     steps.every(Action::EnterCgroups);
     steps.every(Action::ParentDeath { signal: libc::SIGKILL });
+    if request.options.cgroups == Cgroups::Systemd {
+        steps.every(Action::Report(Moment::Placed));
+    }
 }
 
 /// A session before a terminal, which only a session's leader can control; a keyring before anything uses it.
@@ -132,15 +132,16 @@ fn become_process(request: &Request, process: &Process, steps: &mut Steps) -> Re
     confinement::plan_personality(request, steps)?;
     confinement::plan_no_new_privileges(process, steps);
     process::plan_descriptors(request, steps);
+    // A filter sees as little of us as can be.
     let (early, late) = match confinement::filter(request, process, steps)? {
         Some((filter, true)) => (Some(filter), None),
         Some((filter, false)) => (None, Some(filter)),
         None => (None, None),
     };
+    process::plan_place(process, false, steps)?;
     if let Some(filter) = early {
         steps.every(Action::Seccomp { filter, early: true });
     }
-    process::plan_place(process, false, steps)?;
     process::plan_user(request, process, steps)?;
     process::plan_umask(process, steps)?;
     capabilities::plan(request, process, steps)?;
@@ -256,7 +257,13 @@ impl Steps {
     ) -> Slot {
         if self.authority == Authority::User && idmap.is_none() {
             let slot = self.slot();
-            self.trees_inside.push(Action::OpenTree { slot, source, recursive, follow });
+            self.trees_inside.push(Action::OpenTree {
+                place: place.to_string(),
+                slot,
+                source,
+                recursive,
+                follow,
+            });
             slot
         } else {
             self.open(Open::Tree { place: place.to_string(), source, recursive, follow, idmap })

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::bundle;
 use super::cgroup::CgroupLayout;
-use super::facts::{Authority, Facts};
+use super::facts::{Authority, Facts, SubordinateIds};
 use super::request::{Options, Request};
 use oci_spec::runtime::Spec;
 
@@ -66,10 +66,12 @@ pub fn host(authority: Authority) -> Facts {
         permitted: own,
         bounding: all,
         supported: all,
+        subids: SubordinateIds::default(),
         setgroups: true,
         filter_flags: u64::MAX,
         apparmor: true,
         selinux: false,
         cgroup: CgroupLayout::default(),
+        own_group: "user.slice/own.scope".into(),
     }
 }

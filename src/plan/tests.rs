@@ -167,6 +167,38 @@ fn the_cgroup_is_entered_before_anything_else_happens() {
 }
 
 #[test]
+fn who_is_to_be_placed_by_systemd_waits_for_it_before_anything_else() {
+    let given = super::testing::Given::new(json!({
+        "process": {"cwd": "/", "args": ["a"]},
+        "linux": {"cgroupsPath": "a-b.slice:p:n", "namespaces": [{"type": "mount"}, {"type": "cgroup"}],
+                  "resources": {"memory": {"limit": 4096}}},
+        "annotations": {"org.systemd.property.KillSignal": "9"},
+    }));
+    let options = Options { cgroups: super::request::Cgroups::Systemd, ..Options::default() };
+    let facts = unified_host(Authority::Root);
+    let request = Request { facts: &facts, options: &options, ..given.request() };
+    let birth = steps::birth(&request).unwrap();
+    let guest = steps::guest(&request, given.spec.process().as_ref().unwrap(), 4711).unwrap();
+    for plan in [&birth, &guest] {
+        assert_eq!(only(plan, |action| matches!(action, Action::EnterCgroups)), 0);
+        assert_eq!(only(plan, |action| matches!(action, Action::Report(Moment::Placed))), 2);
+        assert!(matches!(plan.steps[1].action, Action::ParentDeath { signal: libc::SIGKILL }));
+    }
+    let printed = print::text(&birth);
+    for line in [
+        "cgroup  a.slice/a-b.slice/p-n.scope\n",
+        "        unit   p-n.scope in a-b.slice, by the system's systemd\n",
+        "        tell   MemoryMax=uint64 4096\n",
+        "        tell   KillSignal=9\n",
+        "        limit  memory.max 4096\n",
+    ] {
+        assert!(printed.contains(line), "no {line:?} in:\n{printed}");
+    }
+    assert_eq!(print::json(&birth)["cgroup"]["unit"]["name"], "p-n.scope");
+    assert!(guest.cgroup.is_none());
+}
+
+#[test]
 fn nothing_but_the_start_follows_a_late_filter() {
     for (name, birth, _) in every_plan() {
         let filters = positions(&birth, |action| matches!(action, Action::Seccomp { early: false, .. }));
@@ -190,8 +222,10 @@ fn an_early_filter_comes_while_there_are_privileges_and_only_then() {
         for plan in [birth, guest] {
             let no_new_privileges = positions(&plan, |action| matches!(action, Action::NoNewPrivileges));
             let user = only(&plan, |action| matches!(action, Action::SetUser { .. }));
+            let place = positions(&plan, |action| matches!(action, Action::WorkingDirectory { .. }))[0];
             for filter in positions(&plan, |action| matches!(action, Action::Seccomp { .. })) {
                 assert_eq!(filter < user, no_new_privileges.is_empty(), "{name}");
+                assert!(place < filter, "{name}");
             }
         }
     }
@@ -271,9 +305,9 @@ fn every_slot_is_filled_once_and_before_it_is_used() {
                 let (used, fills) = match &step.action {
                     Action::OpenTree { slot, .. } => (None, Some(*slot)),
                     Action::Mount(mount) => match mount.what {
-                        MountWhat::Tree { slot } | MountWhat::FilesystemOrTree { slot, .. } => {
-                            (Some(slot), mount.keep)
-                        }
+                        MountWhat::Tree { slot }
+                        | MountWhat::Device { slot, .. }
+                        | MountWhat::FilesystemOrTree { slot, .. } => (Some(slot), mount.keep),
                         _ => (None, mount.keep),
                     },
                     Action::MountRoot { slot, .. }
@@ -464,11 +498,6 @@ fn what_cannot_be_planned_is_refused_by_its_json_path() {
             "/linux/memoryPolicy",
             json!({"mode": "MPOL_BIND", "nodes": "3-1"}),
             "linux.memoryPolicy.nodes: \"3-1\" ends before it begins",
-        ),
-        (
-            "/linux/mountLabel",
-            json!("a:b"),
-            "linux.mountLabel: \"a:b\" is asked for, but SELinux is not enabled here",
         ),
         (
             "/linux/netDevices",

@@ -17,6 +17,9 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use super::fd::current_directory;
 use super::mount::{Attributes, Depth, attr, clone_tree, set_attributes};
 
+/// Each waits for some tenths of a second.
+const TRIES_TO_SEAL: usize = 50;
+
 const OWN_EXECUTABLE: &CStr = c"/proc/self/exe";
 
 /// Return when this process already runs from a sealed file; else replace it by one that does.
@@ -59,8 +62,14 @@ fn sealed_memory() -> Result<OwnedFd, Errno> {
     }
     let seals =
         SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
-    nix::fcntl::fcntl(&copy, nix::fcntl::FcntlArg::F_ADD_SEALS(seals))?;
-    Ok(copy)
+    // The kernel may still hold a page that it has just written, on a processor that is busy otherwise.
+    for _ in 0..TRIES_TO_SEAL {
+        match nix::fcntl::fcntl(&copy, nix::fcntl::FcntlArg::F_ADD_SEALS(seals)) {
+            Err(Errno::EBUSY) => {}
+            result => return result.map(|_| copy),
+        }
+    }
+    Err(Errno::EBUSY)
 }
 
 fn execute(file: BorrowedFd<'_>) -> Errno {

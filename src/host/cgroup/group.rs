@@ -14,7 +14,7 @@ use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
-use nix::unistd::{Pid, UnlinkatFlags, read, unlinkat, write};
+use nix::unistd::{Pid, UnlinkatFlags, fchownat, read, unlinkat, write};
 
 use super::wait::Deadline;
 use crate::plan::cgroup::Place;
@@ -147,6 +147,17 @@ impl Group {
     pub fn try_write(&self, file: &str, value: &str) -> Result<(), Errno> {
         let fd = self.open(Path::new(file), OFlag::O_WRONLY)?;
         write(fd, value.as_bytes()).map(drop)
+    }
+
+    /// Change a file's owner, or the directory's own (`.`). Not every group has every file.
+    pub fn give(&self, file: &str, owner: u32) -> Result<()> {
+        let path = self.path.join(file);
+        match fchownat(&self.root.fd, &path, Some(owner.into()), None, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => {
+                Err(errno).with_context(|| format!("give {} to {owner}", self.root.path.join(path).display()))
+            }
+        }
     }
 
     pub fn read(&self, file: &str) -> Result<String> {

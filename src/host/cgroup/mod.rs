@@ -1,8 +1,8 @@
 //! Control groups: made, limited, frozen and removed.
 //!
 //! Runs outside. A container has one group on every hierarchy that is mounted. Processes get in by being born there
-//! (v2) or by walking in themselves (v1); never does the runtime write another process's id into `cgroup.procs`,
-//! which waits for an RCU grace period.
+//! (v2) or by walking in themselves (v1); the runtime writes no other process's id into `cgroup.procs`, which waits for an
+//! RCU grace period, but where systemd has just done so and a unit's groups are not all its own.
 
 use std::collections::HashMap;
 use std::fs;
@@ -24,6 +24,7 @@ use stats::Stats;
 mod device_bpf;
 mod group;
 pub mod oom;
+pub mod scope;
 mod settings;
 pub mod stats;
 mod v1;
@@ -38,6 +39,8 @@ pub trait Cgroup {
     /// A group that was there before, and that somebody uses or has frozen, is no place for a container.
     fn refuse_others(&self) -> Result<()>;
     fn create(&mut self) -> Result<()>;
+    /// The same for a process that waits for it and has to be moved, since systemd could not make its unit without one.
+    fn create_around(&mut self, pid: Pid) -> Result<()>;
     /// Open the doors and the birthplace of a group that exists.
     fn admit(&mut self) -> Result<()>;
     /// Whether processes may be in it: a v2 group that hands controllers down takes none (cgroups(7), "no internal
@@ -47,6 +50,8 @@ pub trait Cgroup {
     fn birthplace(&self) -> Option<BorrowedFd<'_>>;
     /// The files a child writes `0` to, to move itself (v1).
     fn doors(&self) -> &[OwnedFd];
+    /// Give it to a user, with the files that the kernel holds safe to be given away (v2).
+    fn give_to(&self, owner: u32) -> Result<()>;
     /// Set what devices may be opened. Before anybody is in the group: rule after rule, v1 denies before it allows.
     fn restrict_devices(&self, devices: &DeviceLimits) -> Result<()>;
     /// Write the limits. May come when there is a process: some would keep it from being born (`pids.max` 0).
@@ -80,6 +85,7 @@ pub fn open(layout: &CgroupLayout, path: &Path) -> Result<Box<dyn Cgroup>> {
         root: layout.root.clone(),
         v1: layout.v1.iter().map(survey).collect::<Result<_>>()?,
         v2: layout.v2.as_ref().map(survey).transpose()?,
+        unit: None,
     };
     let group = tree(&root, &location)?;
     // Before anybody writes down that it is ours: what is ours is killed and removed.
@@ -89,7 +95,11 @@ pub fn open(layout: &CgroupLayout, path: &Path) -> Result<Box<dyn Cgroup>> {
 
 /// The group of a container that was written down.
 pub fn reopen(location: &Location) -> Result<Box<dyn Cgroup>> {
-    tree(&Root::open(&location.root)?, location)
+    let groups = tree(&Root::open(&location.root)?, location)?;
+    match &location.unit {
+        Some(unit) => Ok(Box::new(scope::Scope::reopen(unit, groups))),
+        None => Ok(groups),
+    }
 }
 
 /// Where a process really is, in the hierarchies of `location`: its init may have moved since.
@@ -115,6 +125,7 @@ pub fn of_pid(location: &Location, pid: Pid) -> Result<Location> {
             .map(|one| place(one, &one.hierarchy.controllers.join(",")))
             .collect::<Result<_>>()?,
         v2: location.v2.as_ref().map(|one| place(one, "")).transpose()?,
+        unit: None,
     })
 }
 

@@ -31,6 +31,14 @@ impl V1 {
         V1 { groups, unified, doors: Vec::new() }
     }
 
+    fn make(&mut self) -> Result<()> {
+        for group in &mut self.groups {
+            let cpuset = group.controls("cpuset");
+            group.make(|made| if cpuset { inherit_cpuset(made) } else { Ok(()) })?;
+        }
+        self.unified.as_mut().map_or(Ok(()), V2::make)
+    }
+
     fn group(&self, controller: &str) -> Option<&Group> {
         self.groups.iter().find(|group| group.controls(controller))
     }
@@ -91,14 +99,16 @@ impl Cgroup for V1 {
     }
 
     fn create(&mut self) -> Result<()> {
-        for group in &mut self.groups {
-            let cpuset = group.controls("cpuset");
-            group.make(|made| if cpuset { inherit_cpuset(made) } else { Ok(()) })?;
-        }
-        if let Some(unified) = &mut self.unified {
-            unified.make()?;
-        }
+        self.make()?;
         self.admit()
+    }
+
+    fn create_around(&mut self, pid: Pid) -> Result<()> {
+        self.make()?;
+        self.groups.iter().try_for_each(|group| group.write("cgroup.procs", &pid.to_string()))?;
+        self.unified
+            .as_ref()
+            .map_or(Ok(()), |unified| unified.group().write("cgroup.procs", &pid.to_string()))
     }
 
     fn admit(&mut self) -> Result<()> {
@@ -117,6 +127,10 @@ impl Cgroup for V1 {
 
     fn doors(&self) -> &[OwnedFd] {
         &self.doors
+    }
+
+    fn give_to(&self, _: u32) -> Result<()> {
+        bail!("cgroup v1 cannot be delegated to a container")
     }
 
     fn restrict_devices(&self, devices: &DeviceLimits) -> Result<()> {
@@ -213,6 +227,7 @@ impl Cgroup for V1 {
             root: self.groups.first().map(Group::root_path).unwrap_or_default(),
             v1: self.groups.iter().map(|group| group.place().clone()).collect(),
             v2: self.unified.as_ref().map(|unified| unified.group().place().clone()),
+            unit: None,
         }
     }
 }

@@ -19,6 +19,9 @@ use super::{Cgroup, PATIENCE, device_bpf, settings};
 use crate::plan::cgroup::{Location, Version};
 use crate::plan::limits::{DeviceLimits, Setting};
 
+/// The files that a delegate may have, one on a line; and those of a kernel without such a list (cgroups(7)).
+const DELEGATED: &str = "/sys/kernel/cgroup/delegate";
+const DELEGATED_ALWAYS: &str = "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n";
 const CONTROL: &str = "cgroup.subtree_control";
 
 pub struct V2 {
@@ -75,6 +78,11 @@ impl V2 {
         Ok(())
     }
 
+    fn enable_all(&self) -> Result<()> {
+        let controllers = &self.group.place().hierarchy.controllers;
+        self.enable(&controllers.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
     pub fn kill(&self) -> Result<()> {
         match self.group.try_write("cgroup.kill", "1") {
             Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
@@ -127,9 +135,17 @@ impl Cgroup for V2 {
 
     fn create(&mut self) -> Result<()> {
         self.make()?;
-        let controllers = self.group.place().hierarchy.controllers.clone();
-        self.enable(&controllers.iter().map(String::as_str).collect::<Vec<_>>())?;
+        self.enable_all()?;
         self.admit()
+    }
+
+    fn create_around(&mut self, pid: Pid) -> Result<()> {
+        self.make()?;
+        if !self.group.is_found() {
+            self.group.write("cgroup.procs", &pid.to_string())?;
+        }
+        // Not before: a group hands nothing down while there are processes in it.
+        self.enable_all()
     }
 
     fn admit(&mut self) -> Result<()> {
@@ -147,6 +163,11 @@ impl Cgroup for V2 {
 
     fn doors(&self) -> &[OwnedFd] {
         &[]
+    }
+
+    fn give_to(&self, owner: u32) -> Result<()> {
+        let listed = std::fs::read_to_string(DELEGATED).unwrap_or_else(|_| DELEGATED_ALWAYS.to_string());
+        ["."].into_iter().chain(listed.lines()).try_for_each(|file| self.group.give(file, owner))
     }
 
     fn restrict_devices(&self, devices: &DeviceLimits) -> Result<()> {
@@ -199,7 +220,12 @@ impl Cgroup for V2 {
     }
 
     fn location(&self) -> Location {
-        Location { root: self.group.root_path(), v1: Vec::new(), v2: Some(self.group.place().clone()) }
+        Location {
+            root: self.group.root_path(),
+            v1: Vec::new(),
+            v2: Some(self.group.place().clone()),
+            unit: None,
+        }
     }
 }
 

@@ -40,6 +40,17 @@ pub fn layout(root: &Path) -> Result<CgroupLayout> {
     Ok(layout)
 }
 
+/// Our own group on v2, relative to the mount point.
+pub fn own_group() -> Result<PathBuf> {
+    Ok(unified_group(&read(Path::new("/proc/self/cgroup"))?))
+}
+
+/// `/proc/self/cgroup` lists it as `0::/PATH`.
+fn unified_group(groups: &str) -> PathBuf {
+    let listed = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    PathBuf::from(listed.unwrap_or_default())
+}
+
 fn find_directory(root: &Path, listed: &str, mountinfo: &mut Option<String>) -> Result<Option<PathBuf>> {
     let version = if listed.is_empty() { Version::V2 } else { Version::V1 };
     for usual in usual_directories(listed) {
@@ -126,6 +137,15 @@ mod tests {
         assert_eq!(usual_directories("cpu,cpuacct"), ["cpu,cpuacct", "cpu", "cpuacct"]);
         assert_eq!(usual_directories("name=systemd"), ["systemd"]);
         assert_eq!(usual_directories(""), ["unified"]);
+    }
+
+    #[test]
+    fn our_own_group_is_the_one_of_hierarchy_zero() {
+        assert_eq!(
+            unified_group("1:name=systemd:/a\n0::/user.slice/b.scope\n"),
+            Path::new("user.slice/b.scope")
+        );
+        assert_eq!(unified_group("0::/\n"), Path::new(""));
     }
 
     #[test]

@@ -126,9 +126,27 @@ fn incomplete_mounts_are_refused_by_place() {
     assert_eq!(refusal(json!({"destination": "/data"})), "mounts[1].type: missing, and no option says bind");
     assert_eq!(refusal(json!({"destination": "/data", "type": "bind"})), "mounts[1].source: missing");
     assert_eq!(
-        refusal(bind(json!(["rbind", "size=5"]))),
-        "mounts[1].options[1]: \"size=5\" is not an option of a bind mount"
+        refusal(bind(json!(["rbind", "readonly"]))),
+        "mounts[1].options[1]: \"readonly\" is not an option of a bind mount"
     );
+}
+
+#[test]
+fn a_bind_mount_passes_over_values_that_are_a_filesystems_with_a_warning() {
+    for options in [["bind", "size=5"], ["remount,bind", "size=5"]] {
+        let options: Vec<&str> = options.into_iter().flat_map(|option| option.split(',')).collect();
+        let steps = planned(json!([bind(json!(options))])).unwrap();
+        if let MountWhat::Remount { parameters } = &mount_of(&steps).what {
+            assert_eq!(*parameters, []);
+        }
+        let place = options.len() - 1;
+        assert_eq!(
+            steps.finish().warnings,
+            [format!(
+                "mounts[0].options[{place}]: \"size=5\" is not an option of a bind mount, and has no effect"
+            )]
+        );
+    }
 }
 
 #[test]

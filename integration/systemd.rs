@@ -1,0 +1,489 @@
+//! The systemd cgroup driver: a scope with what systemd is to know, the files beneath it, and no unit left behind.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::bundle::{Bundle, bundle, skip};
+use crate::call::{Call, Output, eventually};
+use crate::cgroups::unified;
+
+/// Leaves a test on a machine that systemd does not run.
+macro_rules! managed {
+    () => {{
+        if !Path::new("/run/systemd/system").exists() {
+            skip!("systemd does not run this machine");
+        }
+        if !unified() {
+            skip!("systemd is looked at on cgroup v2 here");
+        }
+        let mut bundle = bundle!();
+        let path = format!("system.slice:t:{}", bundle.id);
+        bundle.set("/linux/cgroupsPath", json!(path));
+        bundle
+    }};
+}
+
+fn unit(bundle: &Bundle) -> String {
+    format!("t-{}.scope", bundle.id)
+}
+
+fn group(bundle: &Bundle) -> PathBuf {
+    Path::new("/sys/fs/cgroup/system.slice").join(unit(bundle))
+}
+
+fn file(bundle: &Bundle, name: &str) -> String {
+    let path = group(bundle).join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_string()
+}
+
+/// `create` with the driver; all later commands go without the option.
+fn create(bundle: &Bundle) -> Output {
+    bundle.write_config();
+    let call = bundle.call(["--systemd-cgroup", "create", "--bundle"]).arg(bundle.path());
+    call.arg("--pid-file").arg(bundle.pid_file()).arg(&bundle.id).output()
+}
+
+fn running(bundle: &mut Bundle) -> Output {
+    bundle.args(&["/witness", "signal-wait"]);
+    let output = create(bundle).ok();
+    bundle.start().ok();
+    eventually("the witness waits for a signal", || output.stdout().contains("ready").then_some(()));
+    output
+}
+
+fn systemctl(words: &[&str]) -> String {
+    let output = Command::new("systemctl").args(words).output().expect("run systemctl");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn shown(unit: &str, property: &str) -> String {
+    systemctl(&["show", "--value", "-p", property, unit]).trim().to_string()
+}
+
+/// Whether systemd has forgotten the unit: it is neither active nor failed.
+#[track_caller]
+fn assert_no_unit(bundle: &Bundle) {
+    let listed = systemctl(&["list-units", "--all", "--no-legend", "--plain", &unit(bundle)]);
+    assert_eq!(listed, "", "the unit is still there");
+    assert!(!group(bundle).exists(), "its group is still there");
+    let transient = Path::new("/run/systemd/transient").join(unit(bundle));
+    assert!(!transient.exists(), "its file is still there");
+}
+
+#[test]
+fn a_scope_knows_what_the_container_is_limited_to() {
+    let mut bundle = managed!();
+    bundle.set(
+        "/linux/resources",
+        json!({
+            "memory": {"limit": 67_108_864, "swap": 134_217_728, "reservation": 33_554_432},
+            "cpu": {"shares": 512, "quota": 12_345, "period": 100_000, "cpus": "0", "mems": "0"},
+            "pids": {"limit": 17},
+            "devices": [{"allow": false, "access": "rwm"}],
+            "unified": {"memory.high": "50331648", "cpu.max.burst": "1000"},
+        }),
+    );
+    running(&mut bundle);
+    let unit = unit(&bundle);
+    for (property, value) in [
+        ("ActiveState", "active"),
+        ("Slice", "system.slice"),
+        ("Delegate", "yes"),
+        ("Transient", "yes"),
+        ("MemoryMax", "67108864"),
+        ("MemorySwapMax", "67108864"),
+        ("MemoryLow", "33554432"),
+        ("MemoryHigh", "50331648"),
+        ("TasksMax", "17"),
+        ("CPUWeight", "59"),
+        ("CPUQuotaPerSecUSec", "130ms"),
+        ("AllowedCPUs", "0"),
+        ("AllowedMemoryNodes", "0"),
+        ("DevicePolicy", "strict"),
+        ("NeedDaemonReload", "no"),
+    ] {
+        assert_eq!(shown(&unit, property), value, "{property}");
+    }
+    assert!(shown(&unit, "DeviceAllow").contains("/dev/char/1:3 rwm"));
+    // The files have what systemd rounds, and what it does not know.
+    for (name, value) in [
+        ("memory.max", "67108864"),
+        ("memory.swap.max", "67108864"),
+        ("memory.low", "33554432"),
+        ("pids.max", "17"),
+        ("cpu.max", "12345 100000"),
+        ("cpu.max.burst", "1000"),
+        ("cpu.weight", "59"),
+        ("cpuset.cpus", "0"),
+    ] {
+        assert_eq!(file(&bundle, name), value, "{name}");
+    }
+    assert_eq!(file(&bundle, "cgroup.procs"), bundle.pid().to_string());
+}
+
+#[test]
+fn the_default_scope_is_named_after_the_container() {
+    let mut bundle = managed!();
+    bundle.unset("/linux", "cgroupsPath");
+    running(&mut bundle);
+    let unit = format!("corten-{}.scope", bundle.id);
+    assert_eq!(shown(&unit, "ActiveState"), "active");
+    assert_eq!(shown(&unit, "ControlGroup"), format!("/system.slice/{unit}"));
+    bundle.verb("delete", &["--force"]).ok();
+    assert_eq!(shown(&unit, "ActiveState"), "inactive");
+}
+
+#[test]
+fn a_slice_is_made_below_those_that_its_name_says() {
+    let mut bundle = managed!();
+    let id = bundle.id.replace('-', "_");
+    bundle.set("/linux/cgroupsPath", json!(format!("tt-{id}.slice:t:{}", bundle.id)));
+    running(&mut bundle);
+    let expected = format!("/tt.slice/tt-{id}.slice/{}", unit(&bundle));
+    assert_eq!(shown(&unit(&bundle), "ControlGroup"), expected);
+    bundle.verb("delete", &["--force"]).ok();
+    systemctl(&["stop", &format!("tt-{id}.slice")]);
+}
+
+#[test]
+fn every_later_command_finds_the_scope_without_the_option() {
+    let mut bundle = managed!();
+    let output = running(&mut bundle);
+    let exec = bundle.exec(&["/bin/cat", "/proc/self/cgroup"]).ok();
+    assert_eq!(exec.stdout(), "0::/\n", "not in the container's group");
+    let second = bundle.exec_detached(&[], &["/bin/sleep", "60"]);
+    assert!(file(&bundle, "cgroup.procs").contains(&second.to_string()));
+    let ps: Vec<i32> = serde_json::from_value(bundle.verb("ps", &["--format", "json"]).ok().json()).unwrap();
+    assert!(ps.contains(&bundle.pid()) && ps.contains(&second), "{ps:?}");
+
+    bundle.verb("pause", &[]).ok();
+    bundle.assert_status("paused");
+    assert_eq!(file(&bundle, "cgroup.freeze"), "1");
+    bundle.verb("resume", &[]).ok();
+    let stats = bundle.verb("events", &["--stats"]).ok().json();
+    assert!(stats["data"]["memory"]["usage"]["usage"].as_u64().unwrap() > 0, "{stats}");
+
+    bundle.kill("USR1").ok();
+    eventually("the signal arrives", || output.stdout().contains("SIGUSR1").then_some(()));
+    bundle.wait();
+    bundle.verb("delete", &["--force"]).ok();
+    assert_no_unit(&bundle);
+}
+
+#[test]
+fn update_tells_systemd_and_the_files() {
+    let mut bundle = managed!();
+    bundle.set("/linux/resources", json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 20}}));
+    running(&mut bundle);
+    let unit = unit(&bundle);
+    bundle.verb("update", &["--memory", "33554432", "--pids-limit", "-1", "--cpu-quota", "12345"]).ok();
+    for (property, value, name, text) in [
+        ("MemoryMax", "33554432", "memory.max", "33554432"),
+        ("TasksMax", "infinity", "pids.max", "max"),
+        ("CPUQuotaPerSecUSec", "130ms", "cpu.max", "12345 100000"),
+    ] {
+        assert_eq!((shown(&unit, property).as_str(), file(&bundle, name).as_str()), (value, text));
+    }
+    assert_eq!(shown(&unit, "NeedDaemonReload"), "no");
+
+    // What cannot be changed as a whole is not changed at all.
+    bundle
+        .verb("update", &["--pids-limit", "9", "--cpuset-cpus", "8191"])
+        .refused(1, &["no limit was changed"]);
+    assert_eq!((shown(&unit, "TasksMax").as_str(), file(&bundle, "pids.max").as_str()), ("infinity", "max"));
+
+    systemctl(&["daemon-reload"]);
+    assert_eq!(file(&bundle, "memory.max"), "33554432", "systemd has written what it knew before");
+}
+
+#[test]
+fn delete_leaves_no_unit() {
+    for by_force in [false, true] {
+        let mut bundle = managed!();
+        running(&mut bundle);
+        if by_force {
+            bundle.verb("delete", &["--force"]).ok();
+        } else {
+            bundle.kill("KILL").ok();
+            bundle.wait();
+            bundle.delete().ok();
+        }
+        assert_no_unit(&bundle);
+    }
+}
+
+#[test]
+fn a_create_that_fails_leaves_no_unit() {
+    let failures: Vec<(&str, Value)> = vec![
+        ("/process/args", json!(["/no/such/program"])),
+        ("/hooks/createRuntime", json!([{"path": "/bin/false"}])),
+        ("/linux/resources/unified", json!({"memory.nonsense": "1"})),
+        ("/annotations", json!({"org.systemd.property.NoSuchThing": "true"})),
+        ("/annotations", json!({"org.systemd.property.TasksMax": "'many'"})),
+    ];
+    for (pointer, value) in failures {
+        let mut bundle = managed!();
+        bundle.set(pointer, value.clone());
+        let output = create(&bundle);
+        assert_ne!(output.code(), 0, "{value}: {output}");
+        assert_eq!(output.stderr.lines().count(), 1, "{output}");
+        assert_no_unit(&bundle);
+        bundle.assert_nothing_left(&format!("a create with {value}"));
+    }
+}
+
+#[test]
+fn systemds_own_word_on_a_property_is_passed_on() {
+    let mut bundle = managed!();
+    bundle.set("/annotations", json!({"org.systemd.property.NoSuchThing": "true"}));
+    create(&bundle).refused(1, &["the system's systemd", "StartTransientUnit", "NoSuchThing"]);
+}
+
+#[test]
+fn a_unit_that_somebody_else_has_is_left_alone() {
+    let bundle = managed!();
+    let unit = unit(&bundle);
+    let mut theirs = Command::new("systemd-run")
+        .args(["--quiet", "--scope", "--unit", &unit, "sleep", "60"])
+        .spawn()
+        .expect("run systemd-run");
+    eventually("their scope is there", || (shown(&unit, "ActiveState") == "active").then_some(()));
+    create(&bundle).refused(1, &[&unit, "UnitExists"]);
+    bundle.verb("delete", &["--force"]).ok();
+    assert_eq!(shown(&unit, "ActiveState"), "active");
+    theirs.kill().expect("end theirs");
+    theirs.wait().expect("wait for theirs");
+    eventually("their scope is gone", || (!group(&bundle).exists()).then_some(()));
+}
+
+#[test]
+fn a_unit_that_has_failed_before_is_replaced() {
+    let mut bundle = managed!();
+    let unit = unit(&bundle);
+    let failed = Command::new("systemd-run")
+        .args(["--quiet", "--scope", "--unit", &unit, "-p", "RuntimeMaxSec=1", "-p", "SendSIGKILL=yes"])
+        .args(["sleep", "30"])
+        .status();
+    assert!(!failed.expect("run systemd-run").success());
+    eventually("it has failed", || (shown(&unit, "ActiveState") == "failed").then_some(()));
+    running(&mut bundle);
+    assert_eq!(shown(&unit, "ActiveState"), "active");
+}
+
+#[test]
+fn a_runtime_that_is_killed_leaves_nothing_that_delete_does_not_take() {
+    for delay in [0, 20, 50, 100, 200, 300, 450, 600, 800, 1000] {
+        let mut bundle = managed!();
+        bundle.args(&["/bin/sleep", "600"]);
+        bundle.write_config();
+        let call = bundle.call(["--systemd-cgroup", "create", "--bundle"]).arg(bundle.path());
+        let running = call.arg("--pid-file").arg(bundle.pid_file()).arg(&bundle.id).spawn();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        kill(Pid::from_raw(running.pid()), Signal::SIGKILL).expect("kill the runtime");
+        running.wait();
+        bundle.verb("delete", &["--force"]).ok();
+        // Where it was killed before it wrote down that there is a unit, systemd collects it.
+        eventually("systemd has collected the scope", || {
+            (!group(&bundle).exists()
+                && systemctl(&["list-units", "--all", "--no-legend", "--plain", &unit(&bundle)]).is_empty())
+            .then_some(())
+        });
+    }
+}
+
+#[test]
+fn devices_that_are_not_allowed_are_denied_by_both() {
+    let mut bundle = managed!();
+    bundle.privileged();
+    bundle.set(
+        "/linux/resources/devices",
+        json!([
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 10, "minor": 250, "access": "rwm"},
+        ]),
+    );
+    // 1:11 is the kernel's log, which exists everywhere; 10:250 is nothing, and has no node on the host.
+    bundle.shell(
+        "mknod /dev/kmsg c 1 11; mknod /dev/none c 10 250; echo ok > /dev/null && echo null; \
+         cat /dev/kmsg 2>&1 | grep -o 'not permitted'; cat /dev/none 2>&1 | grep -o 'not permitted'; \
+         echo end",
+    );
+    bundle.write_config();
+    let call = bundle.call(["--systemd-cgroup", "run", "--bundle"]).arg(bundle.path()).arg(&bundle.id);
+    assert_eq!(call.output().ok().stdout(), "null\nnot permitted\nend\n");
+}
+
+#[test]
+fn annotations_are_properties_of_the_scope() {
+    let mut bundle = managed!();
+    bundle.set(
+        "/annotations",
+        json!({
+            "org.systemd.property.TimeoutStopSec": "7",
+            "org.systemd.property.CollectMode": "'inactive-or-failed'",
+            "org.systemd.property.After": "['basic.target', 'sockets.target']",
+            "org.systemd.property.KillSignal": "9",
+            "org.systemd.property.RuntimeMaxUSec": "uint64 600000000",
+        }),
+    );
+    running(&mut bundle);
+    let unit = unit(&bundle);
+    for (property, value) in [
+        ("TimeoutStopUSec", "7s"),
+        ("CollectMode", "inactive-or-failed"),
+        ("KillSignal", "9"),
+        ("RuntimeMaxUSec", "10min"),
+    ] {
+        assert_eq!(shown(&unit, property), value, "{property}");
+    }
+    assert!(shown(&unit, "After").contains("sockets.target"));
+}
+
+#[test]
+fn a_subgroup_is_the_containers_own_below_its_scope() {
+    let mut bundle = managed!();
+    bundle.set("/annotations", json!({"run.oci.systemd.subgroup": "container"}));
+    bundle.set("/linux/resources", json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 20}}));
+    running(&mut bundle);
+    assert_eq!(file(&bundle, "cgroup.procs"), "");
+    assert_eq!(file(&bundle, "container/cgroup.procs"), bundle.pid().to_string());
+    assert_eq!(file(&bundle, "container/memory.max"), "67108864");
+    assert_eq!(shown(&unit(&bundle), "MemoryMax"), "67108864");
+    assert_eq!(bundle.exec(&["/bin/cat", "/proc/self/cgroup"]).ok().stdout(), "0::/\n");
+    bundle.verb("delete", &["--force"]).ok();
+    assert_no_unit(&bundle);
+}
+
+#[test]
+fn a_limit_of_few_processes_does_not_keep_the_first_from_being_born() {
+    for limit in [0, 1] {
+        let mut bundle = managed!();
+        bundle.set("/linux/resources", json!({"pids": {"limit": limit}}));
+        running(&mut bundle);
+        assert_eq!(file(&bundle, "pids.max"), limit.to_string());
+        assert_eq!(shown(&unit(&bundle), "TasksMax"), "1");
+    }
+}
+
+/// Needs no systemd: whatever is said to be its bus is asked.
+#[test]
+fn without_a_bus_create_says_so_and_leaves_nothing() {
+    let mut bundle = bundle!();
+    bundle.unset("/linux", "cgroupsPath");
+    bundle.write_config();
+    let create = |address: &str| {
+        let call: Call = bundle.call(["--systemd-cgroup", "create", "--bundle"]).arg(bundle.path());
+        call.arg(&bundle.id).env("DBUS_SYSTEM_BUS_ADDRESS", address).output()
+    };
+    create("unix:path=/nowhere/bus")
+        .refused(1, &["--systemd-cgroup", "/nowhere/bus: No such file or directory"]);
+    bundle.assert_nothing_left("a create without a bus");
+
+    let socket = bundle.scratch().join("bus");
+    let listener = UnixListener::bind(&socket).expect("listen");
+    let rude = std::thread::spawn(move || {
+        let (mut peer, _) = listener.accept().expect("accept");
+        assert!(peer.read(&mut [0; 64]).expect("read") > 0);
+        peer.write_all(b"REJECTED EXTERNAL\r\n").expect("write");
+    });
+    let start = Instant::now();
+    create(&format!("unix:path={}", socket.display())).refused(1, &["refuses us: REJECTED EXTERNAL"]);
+    assert!(start.elapsed().as_secs() < 10);
+    rude.join().expect("the rude bus");
+    bundle.assert_nothing_left("a create with a rude bus");
+}
+
+#[test]
+fn a_path_that_is_no_slice_and_name_is_refused_by_its_place() {
+    let mut bundle = bundle!();
+    for path in ["/plain/path", "a/b.slice:x:y", "system.slice:x:y.slice"] {
+        bundle.set("/linux/cgroupsPath", json!(path));
+        create(&bundle).refused(1, &["config.json: linux.cgroupsPath: "]);
+        bundle.assert_nothing_left("a create with a wrong path");
+    }
+}
+
+/// Runs a line of bash as an ordinary user below its own systemd; `$C` is the runtime with its state root.
+fn as_user(bundle: &Bundle, line: &str) -> std::process::Output {
+    let corten = bundle.copy_of_runtime();
+    let script = format!("set -e; C='{} --root /tmp/{}'; {line}", corten.display(), bundle.id);
+    Command::new("as-user").args(["bash", "-c", &script]).output().expect("run as-user")
+}
+
+#[test]
+fn a_users_container_is_a_scope_of_the_users_systemd() {
+    let mut bundle = managed!();
+    if !Path::new("/usr/local/bin/as-user").exists() {
+        skip!("no unprivileged user with a systemd of its own (as-user)");
+    }
+    let spec = Call::new(&bundle.runtime, &bundle.scratch()).args(["spec", "--rootless", "--bundle"]);
+    let rootless = bundle.scratch().join("rootless");
+    fs::create_dir(&rootless).expect("make a directory");
+    // As root it would be root's; the ids of the user are put in.
+    spec.arg(&rootless).output().ok();
+    let mut config: Value =
+        serde_json::from_slice(&fs::read(rootless.join("config.json")).expect("read")).expect("JSON");
+    for map in ["uidMappings", "gidMappings"] {
+        config["linux"][map] = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+    }
+    config["process"]["terminal"] = json!(false);
+    config["linux"]["cgroupsPath"] = json!(format!(":t:{}", bundle.id));
+    config["linux"]["resources"] = json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 20}});
+    bundle.config = config;
+    bundle.args(&["/bin/sleep", "600"]);
+    bundle.write_config();
+    let (id, unit, path) = (&bundle.id, unit(&bundle), bundle.path());
+    let output = as_user(
+        &bundle,
+        &format!(
+            "$C --systemd-cgroup create --bundle {path} {id} < /dev/null > /dev/null; \
+             trap '$C delete --force {id}' EXIT; $C start {id}; \
+             show() {{ systemctl --user show --value -p $1 {unit}; }}; \
+             G=/sys/fs/cgroup$(show ControlGroup); show ActiveState; show MemoryMax; show TasksMax; \
+             cat $G/memory.max $G/pids.max; \
+             $C exec {id} /bin/sh -c 'read a < /proc/self/cgroup; echo $a'; \
+             $C update --pids-limit 30 {id}; show TasksMax; cat $G/pids.max; \
+             $C pause {id}; $C state {id} | grep -o paused; $C resume {id}; \
+             trap - EXIT; $C delete --force {id}; show ActiveState; \
+             if [ -e $G ]; then echo left; fi; ls /tmp/{id}",
+            path = path.display()
+        ),
+    );
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let expected = "active\n67108864\n20\n67108864\n20\n0::/\n30\n30\npaused\ninactive\n";
+    assert_eq!(said, expected, "{errors}");
+    let _ = fs::remove_dir_all(format!("/tmp/{id}"));
+}
+
+#[test]
+fn a_user_without_a_bus_hears_which_variables_are_missing() {
+    let mut bundle = managed!();
+    if !Path::new("/usr/local/bin/as-user").exists() {
+        skip!("no unprivileged user with a systemd of its own (as-user)");
+    }
+    for map in ["uidMappings", "gidMappings"] {
+        bundle.set(&format!("/linux/{map}"), json!([{"containerID": 0, "hostID": 1000, "size": 1}]));
+    }
+    let path = format!(":t:{}", bundle.id);
+    bundle.add_namespace(json!({"type": "user"})).set("/linux/cgroupsPath", json!(path));
+    bundle.unset("/linux", "resources");
+    bundle.write_config();
+    let line = format!(
+        "unset DBUS_SESSION_BUS_ADDRESS XDG_RUNTIME_DIR; $C --systemd-cgroup create --bundle {} {}; echo $?",
+        bundle.path().display(),
+        bundle.id
+    );
+    let output = as_user(&bundle, &line);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set"), "{errors}");
+    let _ = fs::remove_dir_all(format!("/tmp/{}", bundle.id));
+}
