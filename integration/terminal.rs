@@ -365,6 +365,11 @@ fn the_terminal_is_as_before_whatever_ends_the_container() {
         let (mut screen, side) = Screen::open();
         let running = on_terminal(&bundle, bundle.birth("run", &[]), &side);
         screen.shows("ready");
+        // A shell would keep an interrupt from the program that it is about to become.
+        eventually("it sleeps", || {
+            let words = std::fs::read_to_string(format!("/proc/{}/cmdline", bundle.pid())).ok()?;
+            words.starts_with("sleep").then_some(())
+        });
         // The one that stays for the container; its parent is setsid(1).
         let runtime = crate::shell::parent_of(bundle.pid());
         kill(Pid::from_raw(runtime), signal).expect("signal the runtime");
