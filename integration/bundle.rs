@@ -301,6 +301,20 @@ impl Bundle {
         }
     }
 
+    /// Waits for what has ended in the container's group and was left to the test, as to any subreaper.
+    pub fn reap_orphans(&self) {
+        let all = fs::read_dir("/proc").expect("list /proc").flatten();
+        let reads =
+            |pid: i32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let ended = all
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| reads(*pid, "stat").contains(") Z ") && reads(*pid, "cgroup").contains(&self.id));
+        for pid in ended {
+            // Not every one is ours.
+            let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+        }
+    }
+
     fn reap_init(&self) {
         if let Some(pid) = read_pid(&self.pid_file()) {
             // A container that ran in the foreground was reaped by its runtime.

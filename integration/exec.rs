@@ -348,3 +348,126 @@ fn the_cpus_on_which_an_exec_begins_need_not_be_the_containers() {
     bundle.running();
     assert_eq!(report_with(&bundle, &[])["affinity"], json!([0]));
 }
+
+/// Makes a group below the container's own on every hierarchy, as a service manager inside would.
+fn make_group_below(bundle: &Bundle, name: &str) {
+    for hierarchy in crate::traces::hierarchies() {
+        let group = hierarchy.join(&bundle.id);
+        fs::create_dir(group.join(name)).unwrap();
+        // A v1 cpuset takes nobody before it has processors and memory.
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if !crate::cgroups::unified()
+                && let Ok(value) = fs::read(group.join(file))
+            {
+                fs::write(group.join(name).join(file), value).unwrap();
+            }
+        }
+    }
+}
+
+/// `/proc/self/cgroup` of an exec with these options, as the host sees it.
+fn groups_of(bundle: &Bundle, options: &[&str]) -> Vec<String> {
+    let pid = bundle.exec_detached(options, &["/bin/sleep", "60"]);
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    text.lines().map(|line| line.rsplit(':').next().unwrap().to_string()).collect()
+}
+
+#[test]
+fn exec_goes_into_a_group_below_that_of_the_container() {
+    let mut bundle = bundle!();
+    bundle.running();
+    make_group_below(&bundle, "below");
+    for path in ["below", "/below", "./below/"] {
+        let groups = groups_of(&bundle, &["--cgroup", path]);
+        let inside = groups.iter().filter(|group| group.ends_with(&format!("{}/below", bundle.id)));
+        assert_eq!(inside.count(), crate::traces::hierarchies().len(), "--cgroup {path}: {groups:?}");
+    }
+}
+
+#[test]
+fn exec_leaves_the_group_of_the_container_on_the_named_hierarchy_alone() {
+    if crate::cgroups::unified() || crate::cgroups::hierarchy("pids").is_none() {
+        skip!("one hierarchy has all controllers");
+    }
+    let mut bundle = bundle!();
+    bundle.running();
+    make_group_below(&bundle, "below");
+    let groups = groups_of(&bundle, &["--cgroup", "pids:below"]);
+    assert_eq!(groups.iter().filter(|group| group.ends_with("/below")).count(), 1, "{groups:?}");
+    exec_with(&bundle, &["--cgroup", "nonsense:below"], &["/bin/true"]).refused(255, &["nonsense"]);
+}
+
+#[test]
+fn exec_does_not_go_into_a_group_that_is_not_below() {
+    let mut bundle = bundle!();
+    bundle.running();
+    // One whose path begins as the container's does.
+    let siblings: Vec<_> =
+        crate::traces::hierarchies().iter().map(|one| one.join(format!("{}-sibling", bundle.id))).collect();
+    siblings.iter().for_each(|sibling| fs::create_dir(sibling).unwrap());
+    for path in [format!("../{}-sibling", bundle.id), format!("below/../../{}-sibling", bundle.id)] {
+        exec_with(&bundle, &["--cgroup", &path], &["/bin/true"]).refused(255, &["--cgroup", "leaves"]);
+    }
+    for path in ["-sibling", "none"] {
+        exec_with(&bundle, &[&format!("--cgroup={path}")], &["/bin/true"])
+            .refused(255, &[path, "No such file or directory"]);
+    }
+    siblings.iter().for_each(|sibling| fs::remove_dir(sibling).unwrap());
+}
+
+#[test]
+fn exec_says_what_a_cpuset_lacks() {
+    let Some(cpuset) = crate::cgroups::hierarchy("cpuset").filter(|_| !crate::cgroups::unified()) else {
+        skip!("a v2 cpuset has what the one above has");
+    };
+    let mut bundle = bundle!();
+    bundle.running();
+    fs::create_dir(cpuset.join(&bundle.id).join("below")).unwrap();
+    exec_with(&bundle, &["--cgroup", "cpuset:below"], &["/bin/true"])
+        .refused(255, &["cpuset has no processors"]);
+}
+
+#[test]
+fn exec_follows_an_init_that_has_moved_down_since_its_group_takes_no_processes() {
+    if !crate::cgroups::unified() {
+        skip!("v1 groups take processes wherever they are");
+    }
+    let mut bundle = bundle!();
+    let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+    mounts.last_mut().unwrap()["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
+    // What systemd does first.
+    bundle.shell(
+        "cd /sys/fs/cgroup && mkdir init.scope && echo 1 > init.scope/cgroup.procs && \
+         echo +pids > cgroup.subtree_control && echo moved; exec sleep 60",
+    );
+    let output = bundle.create().ok();
+    bundle.start().ok();
+    eventually("init has moved", || output.stdout().contains("moved").then_some(()));
+    let groups = groups_of(&bundle, &[]);
+    assert!(groups[0].ends_with(&format!("{}/init.scope", bundle.id)), "{groups:?}");
+    assert_eq!(bundle.exec(&["/bin/cat", "/proc/self/cgroup"]).ok().stdout(), "0::/init.scope\n");
+}
+
+#[test]
+fn exec_into_a_container_that_is_about_to_stop_either_runs_or_says_that_it_has_stopped() {
+    let mut bundle = bundle!();
+    bundle.running();
+    let calls: Vec<_> = (0..12)
+        .map(|number| {
+            if number == 4 {
+                bundle.kill("KILL").ok();
+            }
+            bundle.call(["exec", &bundle.id, "/witness", "exit", "3"]).spawn()
+        })
+        .collect();
+    for call in calls {
+        let output = call.wait();
+        match output.code() {
+            // It ran, or ended with the container.
+            3 | 137 => {}
+            _ => drop(output.refused(255, &[])),
+        }
+    }
+    bundle.wait();
+    bundle.exec(&["/bin/true"]).refused(255, &["cannot exec in a stopped container"]);
+}

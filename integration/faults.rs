@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::bundle::{Bundle, bundle, skip};
 use crate::call::{Call, Output};
 
-/// How many of a command's system calls are tried in one run of the tests.
+/// How many of a command's system calls are tried in one run of the tests. `CORTEN_FAULTS=all` tries them all.
 const POINTS: usize = 60;
 
 /// Of no interest: memory, the C library's own, and what says goodbye.
@@ -64,7 +64,8 @@ pub fn under_strace(bundle: &Bundle, options: &[&str], call: &Call) -> Call {
 /// System calls of the runtime's own, thinned to [`POINTS`].
 fn points(bundle: &Bundle, call: &Call) -> Vec<Point> {
     let found = all_points(bundle, call);
-    let stride = found.len().div_ceil(POINTS);
+    let all = std::env::var("CORTEN_FAULTS").is_ok_and(|wish| wish == "all");
+    let stride = if all { 1 } else { found.len().div_ceil(POINTS) };
     // Another part of them each time, so that in the long run all are tried.
     let start = std::process::id() as usize % stride;
     found.into_iter().skip(start).step_by(stride).collect()
@@ -88,7 +89,7 @@ fn all_points(bundle: &Bundle, call: &Call) -> Vec<Point> {
             found.push((name.to_string(), *count));
         }
     }
-    assert!(found.len() > 20, "{text}");
+    assert!(found.len() > 10, "{text}");
     found
 }
 
@@ -170,6 +171,84 @@ fn an_exec_whose_system_call_fails_leaves_the_container_as_it_was() {
             let pids = bundle.verb("ps", &["--format", "json"]).ok().json();
             (pids == json!([bundle.pid()])).then_some(())
         });
+    }
+}
+
+/// A command that changes a container in this state, disturbed at each of its system calls in turn.
+fn disturb_each(verb: &str, words: &[&str], running: bool) {
+    let mut bundle = bundle!();
+    if !has_strace() {
+        skip!("needs strace");
+    }
+    demanding(&mut bundle);
+    let call = |bundle: &Bundle| {
+        let (before, after) = words.split_at(words.iter().take_while(|word| word.starts_with("--")).count());
+        bundle.call([verb]).args(before).arg(&bundle.id).args(after)
+    };
+    let prepare = |bundle: &Bundle| {
+        bundle.create().ok();
+        if running {
+            bundle.start().ok();
+        }
+    };
+    let clear = |bundle: &Bundle| {
+        bundle.verb("delete", &["--force"]).ok();
+        bundle.wait();
+        fs::remove_file(bundle.pid_file()).unwrap();
+    };
+    prepare(&bundle);
+    let points = points(&bundle, &call(&bundle));
+    clear(&bundle);
+    for fault in ["signal=KILL", "error=EIO"] {
+        for point in &points {
+            prepare(&bundle);
+            let output = disturbed(&bundle, point, fault, call(&bundle));
+            match (fault, output.code()) {
+                // A call that it can do without; then it has done what it was to do.
+                ("error=EIO", 0) if verb == "start" => bundle.assert_status("running"),
+                ("error=EIO", 0) => assert_eq!(bundle.wait(), 128 + 9, "{fault} at {point:?}"),
+                ("error=EIO", _) => drop(output.refused(1, &[])),
+                (_, code) => assert_eq!(code, 128 + 9, "{point:?}: {output}"),
+            }
+            bundle.verb("delete", &["--force"]).ok();
+            bundle.reap_orphans();
+            bundle.assert_nothing_left(&format!("{verb} with {fault} at {point:?}"));
+        }
+    }
+}
+
+#[test]
+fn a_start_disturbed_at_any_system_call_leaves_what_delete_by_force_removes() {
+    disturb_each("start", &[], false);
+}
+
+#[test]
+fn a_kill_disturbed_at_any_system_call_leaves_what_delete_by_force_removes() {
+    disturb_each("kill", &["KILL"], true);
+}
+
+#[test]
+fn a_delete_disturbed_at_any_system_call_can_be_repeated() {
+    disturb_each("delete", &["--force"], true);
+}
+
+#[test]
+fn an_exec_killed_at_any_system_call_leaves_the_container_as_it_was() {
+    let mut bundle = bundle!();
+    if !has_strace() {
+        skip!("needs strace");
+    }
+    bundle.running();
+    let exec = |bundle: &Bundle| bundle.call(["exec", &bundle.id, "/bin/true"]);
+    for point in points(&bundle, &exec(&bundle)) {
+        let output = disturbed(&bundle, &point, "signal=KILL", exec(&bundle));
+        assert_eq!(output.code(), 128 + 9, "{point:?}: {output}");
+        crate::call::eventually("only init is left", || {
+            bundle.reap_orphans();
+            let pids = bundle.verb("ps", &["--format", "json"]).ok().json();
+            (pids == json!([bundle.pid()])).then_some(())
+        });
+        bundle.exec(&["/bin/true"]).ok();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::bundle::{bundle, skip};
@@ -118,6 +119,22 @@ fn run_forwards_signals_to_the_process() {
         .unwrap();
     let output = running.wait().ok();
     assert_eq!(output.stdout(), "ready\nSIGUSR1\n");
+}
+
+#[test]
+fn run_forwards_every_signal_that_can_be_caught() {
+    // Faults of the runtime's own, news of its children and terminal, and those that nobody can catch.
+    let others = [4, 6, 7, 8, 9, 11, 17, 19, 21, 22, 23, 28];
+    for signal in (1..=31).chain([34, 37, 64]).filter(|signal| !others.contains(signal)) {
+        let mut bundle = bundle!();
+        bundle.args(&["/witness", "signal-wait"]);
+        let running = bundle.birth("run", &[]).spawn();
+        eventually("the witness waits", || running.stdout().contains("ready").then_some(()));
+        let words = [format!("-{signal}"), running.pid().to_string()];
+        assert!(std::process::Command::new("kill").args(words).status().unwrap().success());
+        let name = Signal::try_from(signal).map_or(format!("signal {signal}"), |signal| signal.to_string());
+        assert_eq!(running.wait().ok().stdout(), format!("ready\n{name}\n"), "signal {signal}");
+    }
 }
 
 #[test]
@@ -302,6 +319,28 @@ fn kill_with_sigkill_ends_every_process_of_a_shared_pid_namespace() {
     bundle.kill("KILL").ok();
     assert_eq!(bundle.wait(), 128 + 9);
     eventually("its children are gone", || bundle.traces().processes.is_empty().then_some(()));
+}
+
+#[test]
+fn kill_with_all_signals_every_process_of_the_container() {
+    let line = "trap 'echo init; wait' USR1; for i in 1 2; do sh -c 'trap \"echo child; exit\" USR1; echo ready; \
+                while :; do sleep 0.01; done' & done; wait; wait";
+    for namespace in [true, false] {
+        let mut bundle = bundle!();
+        if !namespace {
+            bundle.drop_namespace("pid");
+        }
+        bundle.shell(line);
+        let output = bundle.create().ok();
+        bundle.start().ok();
+        let count = |word: &str| output.stdout().matches(word).count();
+        eventually("the children run", || (count("ready") == 2).then_some(()));
+        bundle.kill("USR1").ok();
+        eventually("init has heard", || (count("init") == 1).then_some(()));
+        assert_eq!(count("child"), 0);
+        bundle.call(["kill", "--all", &bundle.id, "USR1"]).output().ok();
+        eventually("all have heard", || (count("init") == 2 && count("child") == 2).then_some(()));
+    }
 }
 
 #[test]

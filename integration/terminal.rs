@@ -17,7 +17,7 @@ use rustix::termios::{LocalModes, Winsize, isatty, tcgetattr, tcsetwinsize};
 use serde_json::json;
 
 use crate::bundle::{Bundle, bundle, skip};
-use crate::call::{Call, DEADLINE, Running, eventually};
+use crate::call::{Call, DEADLINE, Running, ends, eventually};
 
 /// Takes the one descriptor and the payload that a runtime sends over its socket.
 #[track_caller]
@@ -50,8 +50,8 @@ fn wait_for(file: impl AsFd, what: &str) {
 
 /// The side of a pseudo-terminal that a human would sit at.
 pub struct Screen {
-    master: File,
-    seen: String,
+    pub master: File,
+    pub seen: String,
 }
 
 impl Screen {
@@ -60,7 +60,7 @@ impl Screen {
     }
 
     /// A terminal for the runtime to run on, and the path of its other side.
-    fn open() -> (Screen, PathBuf) {
+    pub fn open() -> (Screen, PathBuf) {
         let master =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("open a pty");
         grantpt(&master).expect("grantpt");
@@ -95,7 +95,7 @@ impl Screen {
 }
 
 /// Runs a call as the leader of a session on this terminal.
-fn on_terminal(bundle: &Bundle, call: Call, side: &Path) -> Running {
+pub fn on_terminal(bundle: &Bundle, call: Call, side: &Path) -> Running {
     let open = || OpenOptions::new().read(true).write(true).open(side).expect("open the terminal");
     let words: Vec<_> = call.command.get_args().map(std::ffi::OsStr::to_os_string).collect();
     let mut session = Call::new("setsid", &bundle.scratch()).args(["--ctty", "--wait"]);
@@ -343,6 +343,44 @@ fn nothing_that_was_written_before_the_end_is_lost() {
 }
 
 #[test]
+fn a_long_paste_arrives_whole() {
+    let mut bundle = bundle!();
+    bundle.set("/process/terminal", json!(true));
+    bundle.shell("stty -echo; echo ready; sleep 0.2; wc -l; stty sane");
+    let (mut screen, side) = Screen::open();
+    let running = on_terminal(&bundle, bundle.birth("run", &[]), &side);
+    screen.shows("ready");
+    screen.types(&"as long as a line that somebody pastes into a shell may well be\r".repeat(3000));
+    screen.types("\u{4}");
+    screen.shows("3000");
+    running.wait().ok();
+}
+
+#[test]
+fn the_terminal_is_as_before_whatever_ends_the_container() {
+    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+        let mut bundle = bundle!();
+        bundle.set("/process/terminal", json!(true)).drop_namespace("pid");
+        bundle.shell("echo ready; exec sleep 60");
+        let (mut screen, side) = Screen::open();
+        let running = on_terminal(&bundle, bundle.birth("run", &[]), &side);
+        screen.shows("ready");
+        // A shell would keep an interrupt from the program that it is about to become.
+        eventually("it sleeps", || {
+            let words = std::fs::read_to_string(format!("/proc/{}/cmdline", bundle.pid())).ok()?;
+            words.starts_with("sleep").then_some(())
+        });
+        // The one that stays for the container; its parent is setsid(1).
+        let runtime = crate::shell::parent_of(bundle.pid());
+        kill(Pid::from_raw(runtime), signal).expect("signal the runtime");
+        assert_eq!(running.wait().code(), 128 + signal as i32, "{signal}");
+        let modes = tcgetattr(&screen.master).expect("tcgetattr").local_modes;
+        assert!(modes.contains(LocalModes::ICANON | LocalModes::ECHO), "{signal}");
+        bundle.assert_nothing_left("a run that was told to end");
+    }
+}
+
+#[test]
 fn a_screen_that_nobody_reads_does_not_keep_signals_from_the_process() {
     let mut bundle = bundle!();
     bundle.set("/process/terminal", json!(true));
@@ -358,10 +396,11 @@ fn a_screen_that_nobody_reads_does_not_keep_signals_from_the_process() {
     });
     // Time to fill the pipe; whatever it needs, the signals must get through.
     std::thread::sleep(std::time::Duration::from_millis(100));
-    kill(Pid::from_raw(running.pid()), Signal::SIGTERM).expect("signal the runtime");
-    std::thread::sleep(std::time::Duration::from_millis(100));
-    // The second is for a runtime that waits to pass on the last words.
-    kill(Pid::from_raw(running.pid()), Signal::SIGTERM).expect("signal the runtime");
+    // One ends the process, the next a runtime that waits to pass on the last words.
+    eventually("it ends", || {
+        kill(Pid::from_raw(running.pid()), Signal::SIGTERM).expect("signal the runtime");
+        ends(running.pid(), std::time::Duration::from_millis(100)).then_some(())
+    });
     assert_eq!(running.wait().code(), 128 + 15);
     drop(reader);
 }

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::process::exit;
 use std::time::Duration;
@@ -12,6 +13,10 @@ use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::SignalFd;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket,
+};
 use nix::sys::stat::{Mode, SFlag, major, makedev, minor, mknod};
 use nix::unistd::{self, Pid};
 use serde_json::{Map, Value, json};
@@ -33,6 +38,9 @@ fn main() {
         ["sleep"] => std::thread::sleep(Duration::from_secs(60)),
         ["huge-pages", number] => say(kernel::map_huge_pages(number.parse().expect("a number"))),
         ["signal-wait"] => wait_for_signal(),
+        ["notify", texts @ ..] => texts.iter().for_each(|text| notify(text, &[])),
+        ["notify-flood"] => notify("FDSTORE=1", &[1; 200]),
+        ["notify-barrier"] => notify_barrier(),
         ["exit", code] => exit(code.parse().expect("an exit code")),
         other => {
             eprintln!("witness: {other:?} is no word it knows");
@@ -55,6 +63,27 @@ fn write(path: &str, data: &str) -> io::Result<()> {
     file.write_all(data.as_bytes())
 }
 
+/// One message to the service manager (sd_notify(3)).
+fn notify(text: &str, fds: &[i32]) {
+    let address = std::env::var("NOTIFY_SOCKET").expect("NOTIFY_SOCKET");
+    let address = UnixAddr::new(address.as_str()).expect("an address");
+    let socket =
+        socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    let rights = [ControlMessage::ScmRights(fds)];
+    let rights = if fds.is_empty() { &[][..] } else { &rights };
+    let text = [io::IoSlice::new(text.as_bytes())];
+    sendmsg(socket.as_raw_fd(), &text, rights, MsgFlags::empty(), Some(&address)).expect("send");
+}
+
+/// sd_notify_barrier(3): says so when the service manager has heard all.
+fn notify_barrier() {
+    let (mut reader, writer) = io::pipe().expect("a pipe");
+    notify("BARRIER=1", &[writer.as_raw_fd()]);
+    drop(writer);
+    reader.read_to_end(&mut Vec::new()).expect("read");
+    println!("heard");
+}
+
 fn make_node(path: &str, kind: &str, major: &str, minor: &str) -> io::Result<()> {
     let kind = match kind {
         "b" => SFlag::S_IFBLK,
@@ -68,10 +97,16 @@ fn make_node(path: &str, kind: &str, major: &str, minor: &str) -> io::Result<()>
 fn wait_for_signal() {
     let all = SigSet::all();
     all.thread_block().expect("block all signals");
+    // sigwait(3) of the crate knows no real-time signals.
+    let signals = SignalFd::new(&all).expect("a signalfd");
     println!("ready");
     io::stdout().flush().expect("flush");
-    let signal = all.wait().map(Signal::as_str).unwrap_or("a signal without a name");
-    println!("{signal}");
+    let info = signals.read_signal().expect("read a signal").expect("a signal");
+    let number = info.ssi_signo as i32;
+    match Signal::try_from(number) {
+        Ok(signal) => println!("{}", signal.as_str()),
+        Err(_) => println!("signal {number}"),
+    }
 }
 
 fn stat(path: &str) -> Value {

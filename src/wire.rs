@@ -7,6 +7,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::sys::fd::write_once;
@@ -143,6 +144,25 @@ pub fn receive(from: BorrowedFd<'_>) -> Result<Option<Report>, Errno> {
         0 => Ok(None),
         length => Report::decode(&buffer[..length]).map(Some),
     }
+}
+
+/// What a runtime says that was told to end before the program has begun.
+pub const INTERRUPTED: &str = "interrupted by a signal before the program began";
+
+/// As [`receive`], unless `interrupt` becomes readable before; that is EINTR.
+pub fn receive_unless(
+    from: BorrowedFd<'_>,
+    interrupt: Option<BorrowedFd<'_>>,
+) -> Result<Option<Report>, Errno> {
+    let Some(interrupt) = interrupt else { return receive(from) };
+    let mut fds = [from, interrupt].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    while let Err(error) = poll(&mut fds, PollTimeout::NONE) {
+        if error != Errno::EINTR {
+            return Err(error);
+        }
+    }
+    let has_spoken = fds[0].revents().is_some_and(|events| !events.is_empty());
+    if has_spoken { receive(from) } else { Err(Errno::EINTR) }
 }
 
 /// Let the child go on.

@@ -12,29 +12,36 @@ use super::Context;
 use crate::cli::{self, CgroupManager, GlobalOptions, Rootless};
 use crate::container::check_id;
 use crate::container::state::State;
+use crate::host::notify;
+use crate::launch::foreground::Foreground;
 use crate::launch::{self, Born, Contact, sockets};
 use crate::plan::bundle::Bundle;
 use crate::plan::facts::Facts;
 use crate::plan::namespaces::Place;
 use crate::plan::request::{Cgroups, Console, Listen, Options};
-use crate::plan::{Namespace, Plan, annotations, steps};
+use crate::plan::{self, Namespace, Plan, annotations, steps};
 use crate::{time, timing};
 
-/// A container at its start gate. `terminal` is where a terminal's master goes when nobody else takes it.
+/// A container at its start gate. A runtime that stays has where a terminal's master goes when nobody else takes it,
+/// and its signals.
 pub fn give_birth(
     context: &Context<'_>,
     options: &cli::Birth,
     id: &str,
     console: Console,
-    terminal: Option<OwnedFd>,
+    stays: Option<(OwnedFd, &Foreground)>,
 ) -> Result<Born> {
     check_id(id)?;
+    let interrupt = stays.as_ref().map(|(_, foreground)| foreground.share_interrupt()).transpose()?;
+    let terminal = stays.map(|(terminal, _)| terminal);
     let facts = Facts::gather()?;
     timing::done("look at the host");
-    let bundle = Bundle::read(&options.bundle, &options.config)?;
+    let mut bundle = Bundle::read(&options.bundle, &options.config)?;
     timing::done("read the bundle");
+    let room = context.store.path(id);
+    let notify = notify::manager().is_some() && plan::notify::offer(&mut bundle.spec, &room);
     let options_of_plan = Options {
-        room: context.store.path(id),
+        room,
         no_pivot: options.no_pivot,
         no_new_keyring: options.no_new_keyring,
         preserve_fds: options.preserve_fds,
@@ -50,7 +57,8 @@ pub fn give_birth(
     }
     context.tell(id, &plan);
     timing::done("plan");
-    let state = state_of(&bundle, &plan, id, facts.euid, request.place(Namespace::Pid) == Place::New);
+    let own_pid_namespace = request.place(Namespace::Pid) == Place::New;
+    let state = State { notify, ..state_of(&bundle, &plan, id, facts.euid, own_pid_namespace) };
     let contact = Contact {
         pid_file: options.pid_file.clone(),
         pidfd_socket: match &options.pidfd_socket {
@@ -61,6 +69,7 @@ pub fn give_birth(
             Console::Socket(path) => Some(sockets::connect_console(&path)?),
             Console::Foreground(_) | Console::None => terminal,
         },
+        interrupt,
     };
     launch::birth(&context.store, &plan, state, &bundle.text, contact, context.log)
 }
@@ -81,6 +90,7 @@ pub fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_name
         own_pid_namespace,
         poststart: !plan.outside.poststart.is_empty(),
         poststop: !plan.outside.poststop.is_empty(),
+        notify: false,
         init: None,
         cgroup: None,
         resctrl: None,

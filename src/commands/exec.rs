@@ -1,7 +1,7 @@
 //! `exec`: one more process in a container.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -48,18 +48,18 @@ pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
     };
     let plan = plan(context, options, &state, &room, init, &console)?;
     if options.detach {
-        let contact = contact(options, &console, None)?;
+        let contact = contact(options, &console, None, None)?;
         launch_in_group(&plan, &state, options, init, contact)?;
         return Ok(0);
     }
     set_child_subreaper().context("become a subreaper")?;
     let foreground = Foreground::prepare()?;
     let (ours, theirs) = sockets::console_pair()?;
-    let contact = contact(options, &console, Some(theirs))?;
+    let contact = contact(options, &console, Some(theirs), Some(foreground.share_interrupt()?))?;
     let born = launch_in_group(&plan, &state, options, init, contact)?;
     tell_times(context.log);
     let attended =
-        receive_terminal(ours.as_fd()).and_then(|terminal| foreground.attend(&born.child, terminal));
+        receive_terminal(ours.as_fd()).and_then(|terminal| foreground.attend(&born.child, terminal, None));
     match attended {
         Ok(ended) => Ok(ended.status() as u8),
         // Nobody would hear of its end.
@@ -73,7 +73,8 @@ pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
 fn contact(
     options: &cli::Exec,
     console: &Console,
-    terminal: Option<std::os::fd::OwnedFd>,
+    terminal: Option<OwnedFd>,
+    interrupt: Option<OwnedFd>,
 ) -> Result<Contact> {
     Ok(Contact {
         pid_file: options.pid_file.clone(),
@@ -82,6 +83,7 @@ fn contact(
             Console::Socket(path) => Some(sockets::connect_console(path)?),
             Console::Foreground(_) | Console::None => terminal,
         },
+        interrupt,
     })
 }
 

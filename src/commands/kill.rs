@@ -1,10 +1,12 @@
 //! `kill`: a signal for the container's init, or for all that is in it.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 
 use super::Context;
 use crate::cli;
 use crate::container::{Status, kill_process};
+use crate::host::cgroup::Cgroup;
+use crate::sys::process::open_pidfd;
 
 pub fn kill(context: &Context<'_>, options: &cli::Kill) -> Result<()> {
     for id in context.matching(&options.id, options.regex)? {
@@ -18,21 +20,33 @@ fn kill_one(context: &Context<'_>, id: &str, number: i32, all: bool) -> Result<(
     let state = context.store.look(id)?;
     let status = state.status(&context.store.path(id))?;
     let init = state.init()?;
-    let everyone = number == libc::SIGKILL && (all || !state.own_pid_namespace);
-    match (init, status) {
-        (None, _) | (_, Status::Creating) if !everyone => match all {
-            true => return Ok(()),
-            false => bail!("container not running"),
-        },
-        (Some(init), _) => kill_process(&init, number)?,
-        _ => {}
+    let deadly = number == libc::SIGKILL;
+    let everyone = all || (deadly && !state.own_pid_namespace);
+    if init.is_none() && !(deadly && everyone) {
+        ensure!(all, "container not running");
+        return Ok(());
     }
-    let Some(cgroup) = state.cgroup()? else { return Ok(()) };
-    if everyone {
-        cgroup.kill()?;
-    } else if number == libc::SIGKILL && status == Status::Paused {
-        // What is frozen does not die of a signal on v1.
-        cgroup.freeze(false)?;
+    match (state.cgroup()?, init) {
+        (Some(cgroup), _) if everyone && !deadly => signal_each(&*cgroup, number),
+        (cgroup, init) => {
+            init.map_or(Ok(()), |init| kill_process(&init, number))?;
+            match cgroup {
+                Some(cgroup) if everyone => cgroup.kill(),
+                // What is frozen does not die of a signal on v1.
+                Some(cgroup) if deadly && status == Status::Paused => cgroup.freeze(false),
+                _ => Ok(()),
+            }
+        }
     }
-    Ok(())
+}
+
+/// Whoever is listed twice was there all the time, so its handle is not a later process's.
+fn signal_each(cgroup: &dyn Cgroup, number: i32) -> Result<()> {
+    let handles: Vec<_> =
+        cgroup.pids()?.into_iter().filter_map(|pid| Some((pid, open_pidfd(pid.as_raw()).ok()?))).collect();
+    let still = cgroup.pids()?;
+    handles
+        .iter()
+        .filter(|(pid, _)| still.contains(pid))
+        .try_for_each(|(_, process)| kill_process(process, number))
 }

@@ -38,7 +38,7 @@ pub fn restore(context: &Context<'_>, options: &cli::Restore) -> Result<u8> {
     let born = bring_back(context, options, console(Console::Foreground(own_size())), Some(theirs))?;
     let attended = receive_terminal(ours.as_fd()).and_then(|terminal| {
         poststart(context, &options.id)?;
-        foreground.attend(&born.child, terminal)
+        foreground.attend(&born.child, terminal, None)
     });
     let ended = attended.inspect_err(|_| give_up(context, &options.id))?;
     delete::delete_stopped(context, &options.id)?;
@@ -76,6 +76,7 @@ fn bring_back(
             Console::Socket(path) => Some(sockets::connect_console(&path)?),
             Console::Foreground(_) | Console::None => terminal,
         },
+        interrupt: None,
     };
     launch::restore(&context.store, &plan, &asked, state, &bundle.text, contact, context.log)
 }

@@ -17,8 +17,8 @@ pub fn run(context: &Context<'_>, options: &cli::Run) -> Result<u8> {
     if options.detach {
         let console = options.birth.console_socket.clone().map_or(Console::None, Console::Socket);
         birth::give_birth(context, &options.birth, &options.id, console, None)?;
-        start(context, &options.id).inspect_err(|_| give_up(context, &options.id))?;
-        return Ok(0);
+        let started = enter(context, &options.id).and_then(|it| start::detached(it, context.log));
+        return started.map(|()| 0).inspect_err(|_| give_up(context, &options.id));
     }
     if !options.birth.no_subreaper {
         set_child_subreaper().context("become a subreaper")?;
@@ -27,11 +27,11 @@ pub fn run(context: &Context<'_>, options: &cli::Run) -> Result<u8> {
     let (ours, theirs) = sockets::console_pair()?;
     let console =
         options.birth.console_socket.clone().map_or_else(|| Console::Foreground(own_size()), Console::Socket);
-    let born = birth::give_birth(context, &options.birth, &options.id, console, Some(theirs))?;
+    let born = birth::give_birth(context, &options.birth, &options.id, console, Some((theirs, &foreground)))?;
     let attended = receive_terminal(ours.as_fd()).and_then(|terminal| {
-        start(context, &options.id)?;
+        let notify = start::open(enter(context, &options.id)?, context.log, Some(foreground.interrupt()))?;
         tell_times(context.log);
-        foreground.attend(&born.child, terminal)
+        foreground.attend(&born.child, terminal, notify.as_ref())
     });
     let ended = attended.inspect_err(|_| give_up(context, &options.id))?;
     if !options.keep {
@@ -40,8 +40,8 @@ pub fn run(context: &Context<'_>, options: &cli::Run) -> Result<u8> {
     Ok(ended.status() as u8)
 }
 
-fn start(context: &Context<'_>, id: &str) -> Result<()> {
-    start::open(Container::enter(&context.store, id)?, context.log)
+fn enter(context: &Context<'_>, id: &str) -> Result<Container> {
+    Container::enter(&context.store, id)
 }
 
 /// A container that could not be started, or that nobody attends any more, is nobody's.

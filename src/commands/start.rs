@@ -1,5 +1,7 @@
 //! `start`: open the gate of a created container.
 
+use std::os::fd::{AsFd, BorrowedFd};
+
 use anyhow::{Context as _, Error, Result, anyhow, bail};
 use nix::errno::Errno;
 
@@ -7,6 +9,7 @@ use super::Context;
 use crate::cli;
 use crate::container::{Container, Status, gate};
 use crate::host::hooks;
+use crate::host::notify::{self, Notify};
 use crate::launch::converse::{exec_failed, hook_failed};
 use crate::log::Log;
 use crate::plan::bundle;
@@ -16,22 +19,40 @@ use crate::timing;
 use crate::wire::Report;
 
 pub fn start(context: &Context<'_>, options: &cli::Start) -> Result<()> {
-    open(Container::enter(&context.store, &options.id)?, context.log)
+    detached(Container::enter(&context.store, &options.id)?, context.log)
+}
+
+/// Let init go on, and return when it is ready where a service manager wants to know.
+pub fn detached(container: Container, log: &Log) -> Result<()> {
+    let init = container.state.init;
+    let Some((notify, init)) = open(container, log, None)?.zip(init) else { return Ok(()) };
+    match init.open()? {
+        Some(pidfd) => notify.until_ready(pidfd.as_fd(), init.pid),
+        None => Ok(()),
+    }
 }
 
 /// Let init go on, then run the poststart hooks. A hook that fails is the container's end (runtime.md, Lifecycle 9).
-pub fn open(container: Container, log: &Log) -> Result<()> {
+/// The result is where init says that it is ready, if there is a service manager to tell.
+pub fn open<'a>(
+    container: Container,
+    log: &'a Log,
+    interrupt: Option<BorrowedFd<'_>>,
+) -> Result<Option<Notify<'a>>> {
     match container.status()? {
         Status::Created => {}
         Status::Running | Status::Paused => bail!("cannot start an already running container"),
         Status::Stopped => bail!("cannot start a container that has stopped"),
         Status::Creating => bail!("cannot start a container that is still being created"),
     }
-    if let Some(report) = gate::open(&container.room.path)? {
+    let manager = if container.state.notify { notify::manager() } else { None };
+    let notify = manager.map(|manager| Notify::listen(&container.room.path, &manager, log)).transpose()?;
+    if let Some(report) = gate::open(&container.room.path, interrupt)? {
         return Err(refusal(&container, report));
     }
     timing::done("open the gate, see the program begin");
-    after_start(&container, log)
+    after_start(&container, log)?;
+    Ok(notify)
 }
 
 /// The poststart hooks of a container that runs.

@@ -4,7 +4,7 @@
 //! their readers' and writers' presence the answer to two questions: is an init waiting, and did execve succeed.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -36,7 +36,8 @@ pub fn is_waiting(room: &Path) -> Result<bool> {
 }
 
 /// Let init go on, and hear what came of it: nothing when it has become the user's program.
-pub fn open(room: &Path) -> Result<Option<Report>> {
+/// `interrupt` becomes readable when the caller does not want to wait any longer.
+pub fn open(room: &Path, interrupt: Option<BorrowedFd<'_>>) -> Result<Option<Report>> {
     let path = room.join(OUTCOME);
     let outcome = OpenOptions::new()
         .read(true)
@@ -47,7 +48,10 @@ pub fn open(room: &Path) -> Result<Option<Report>> {
     nix::unistd::write(&go, b"+").context("tell init to start")?;
     let blocking = nix::fcntl::OFlag::empty();
     nix::fcntl::fcntl(&outcome, nix::fcntl::FcntlArg::F_SETFL(blocking)).context("wait for init")?;
-    let report = wire::receive(outcome.as_fd()).context("hear from init")?;
+    let report = match wire::receive_unless(outcome.as_fd(), interrupt) {
+        Err(Errno::EINTR) => bail!(wire::INTERRUPTED),
+        report => report.context("hear from init")?,
+    };
     if report.is_none() {
         wait_for_last_reader(&go)?;
     }
@@ -83,7 +87,7 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         drop(make(room.path()).unwrap());
         assert!(!is_waiting(room.path()).unwrap());
-        assert!(open(room.path()).is_err());
+        assert!(open(room.path(), None).is_err());
     }
 
     #[test]
@@ -95,7 +99,7 @@ mod tests {
             nix::unistd::read(&go, &mut [0; 1]).unwrap();
             drop(outcome);
         });
-        assert_eq!(open(room.path()).unwrap(), None);
+        assert_eq!(open(room.path(), None).unwrap(), None);
         init.join().unwrap();
         assert!(!is_waiting(room.path()).unwrap());
     }

@@ -25,7 +25,7 @@ use store::{Room, Store};
 pub const CONFIG: &str = "config.json";
 
 /// How long a killed process may take to be gone.
-const DEATH_DEADLINE_MS: u16 = 10_000;
+pub const DEATH_DEADLINE_MS: u16 = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -202,6 +202,9 @@ impl Container {
         if let Some(resctrl) = &self.state.resctrl {
             resctrl.remove()?;
         }
+        if self.state.notify {
+            host::notify::remove(&self.room.path)?;
+        }
         self.room.remove()
     }
 }
@@ -210,7 +213,7 @@ impl Container {
 pub fn kill_process(process: &OwnedFd, number: i32) -> Result<()> {
     match signal(process.as_fd(), number) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
-        Err(error) => Err(error).context("signal the container's init"),
+        Err(error) => Err(error).context("signal a process of the container"),
     }
 }
 

@@ -35,6 +35,9 @@ pub struct State {
     /// Whether the configuration has hooks for after the birth; else nobody needs to read it again.
     pub poststart: bool,
     pub poststop: bool,
+    /// Whether the container has a directory for a socket to say that it is ready.
+    #[serde(default)]
+    pub notify: bool,
     /// The user that called `create`.
     pub owner: u32,
     /// `None` until there is an init: the record of an intent.
@@ -118,6 +121,11 @@ pub fn whereabouts(pid: i32) -> String {
     let status = status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("gone").trim();
     match file("wchan").trim() {
         "" | "0" => format!("is in state {status}"),
+        // The likeliest reason why a first process that was killed does not go.
+        "zap_pid_ns_processes" => {
+            "has ended but for a process of its pid namespace that its own parent has not waited for"
+                .to_owned()
+        }
         place => format!("is in state {status}, in {place}"),
     }
 }

@@ -1,4 +1,4 @@
-//! The parent's hands: control groups, id maps, hooks, network devices, criu. Runs outside.
+//! The parent's hands: control groups, id maps, hooks, network devices, criu, words for a service manager. Runs outside.
 
 pub mod bus;
 pub mod cgroup;
@@ -6,6 +6,7 @@ pub mod criu;
 pub mod hooks;
 pub mod idmap;
 pub mod netdev;
+pub mod notify;
 pub mod oom;
 pub mod resctrl;
 pub mod systemd;

@@ -3,7 +3,7 @@
 //! Runs outside, between the clone and the child's own program.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -23,6 +23,8 @@ pub struct Conversation<'a> {
     pub child: &'a Child,
     pub state: &'a State,
     pub socket: OwnedFd,
+    /// Readable when the caller does not want to wait any longer.
+    pub interrupt: Option<BorrowedFd<'a>>,
 }
 
 impl Conversation<'_> {
@@ -72,7 +74,10 @@ impl Conversation<'_> {
     }
 
     fn receive(&self) -> Result<Option<Report>> {
-        wire::receive(self.socket.as_fd()).context("hear from the child")
+        match wire::receive_unless(self.socket.as_fd(), self.interrupt) {
+            Err(Errno::EINTR) => bail!(wire::INTERRUPTED),
+            result => result.context("hear from the child"),
+        }
     }
 
     fn step(&self, number: u32) -> Result<&Step> {
@@ -142,6 +147,9 @@ pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
     match action {
         Action::FindExecutable { candidates, .. } => not_executable(candidates, errno, note),
         Action::Exec { .. } => exec_failed(errno, note),
+        Action::EnterCgroups if errno == Errno::ENOSPC => {
+            anyhow!("{}: its cpuset has no processors or no memory", action.intent())
+        }
         Action::OpenTree { place, source, recursive, .. } => {
             let hint = match errno {
                 // The kernel keeps them together, so that nothing that is covered shows (mount_namespaces(7)).

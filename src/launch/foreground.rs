@@ -10,8 +10,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::relay::{End, Relay};
+use super::relay::Relay;
 use super::spawn::Child;
+use crate::host::notify::Notify;
 use crate::plan::Terminal;
 use crate::sys::fd::{inherited, receive_fd};
 use crate::sys::process::{Ended, Whom, signal, wait};
@@ -20,49 +21,91 @@ use crate::sys::terminal;
 /// Signals are held back from the moment this exists, so that none is lost while the child is made.
 pub struct Foreground {
     signals: SignalFd,
+    /// Those of [`ENDINGS`] alone, and never read: it stays readable for who makes the child.
+    endings: SignalFd,
 }
+
+/// What these say about the runtime itself must not wait: its own faults, and that its shell has it in the background.
+const OWN: [Signal; 7] = [
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGILL,
+    Signal::SIGFPE,
+    Signal::SIGABRT,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+];
+
+/// Signals that end a runtime which has nobody yet to hand them to.
+const ENDINGS: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM];
 
 impl Foreground {
     pub fn prepare() -> Result<Foreground> {
         let mut set = SigSet::all();
-        // What these say about the runtime itself must not wait.
-        for fault in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGABRT] {
-            set.remove(fault);
-        }
+        OWN.into_iter().for_each(|signal| set.remove(signal));
         set.thread_block().context("block signals")?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Foreground { signals: SignalFd::with_flags(&set, flags).context("listen for signals")? })
+        let listen = |set: &SigSet| SignalFd::with_flags(set, flags).context("listen for signals");
+        Ok(Foreground { signals: listen(&set)?, endings: listen(&SigSet::from_iter(ENDINGS))? })
     }
 
-    /// Stay until the child has ended; `terminal` is the master of its terminal, if it has one.
-    pub fn attend(&self, child: &Child, terminal: Option<OwnedFd>) -> Result<Ended> {
+    /// Readable when a signal has arrived that asks for the end.
+    pub fn interrupt(&self) -> BorrowedFd<'_> {
+        self.endings.as_fd()
+    }
+
+    /// The same, for somebody's keeping.
+    pub fn share_interrupt(&self) -> Result<OwnedFd> {
+        self.endings.as_fd().try_clone_to_owned().context("copy a descriptor")
+    }
+
+    /// Stay until the child has ended; `terminal` is the master of its terminal, if it has one, and `notify` is where it
+    /// says that it is ready, if somebody wants to know.
+    pub fn attend(
+        &self,
+        child: &Child,
+        terminal: Option<OwnedFd>,
+        notify: Option<&Notify<'_>>,
+    ) -> Result<Ended> {
         let mut relay = terminal.map(Relay::new).transpose()?;
         loop {
-            self.wait_for_work(relay.as_mut())?;
-            if let Some(ended) = self.serve_signals(child, relay.as_ref())? {
+            self.wait_for_work(relay.as_mut(), notify)?;
+            relay.take_if(|relay| relay.is_over());
+            if let Some(ended) = self.serve_signals(child, relay.as_mut())? {
                 if let Some(relay) = &mut relay {
                     relay.drain(|output| self.is_writable(output))?;
+                }
+                if let Some(notify) = notify {
+                    notify.drain(own_pid())?;
                 }
                 return Ok(ended);
             }
         }
     }
 
-    fn wait_for_work(&self, relay: Option<&mut Relay>) -> Result<()> {
-        let signals = PollFd::new(self.signals.as_fd(), PollFlags::POLLIN);
-        let Some(relay) = relay else {
-            return ignore_interruption(poll(&mut [signals], PollTimeout::NONE)).map(drop);
-        };
-        let wanted = relay.wanted();
-        let mut fds = vec![signals];
-        fds.extend(wanted.iter().map(|(end, flags)| PollFd::new(relay.fd(*end), *flags)));
-        ignore_interruption(poll(&mut fds, relay.patience()))?;
-        let ready: Vec<(End, PollFlags)> = wanted
-            .iter()
-            .zip(&fds[1..])
-            .map(|((end, _), fd)| (*end, fd.revents().unwrap_or(PollFlags::empty())))
+    fn wait_for_work(&self, mut relay: Option<&mut Relay>, notify: Option<&Notify<'_>>) -> Result<()> {
+        let wanted = relay.as_ref().map(|relay| relay.wanted()).unwrap_or_default();
+        let patience = relay.as_ref().map_or(PollTimeout::NONE, |relay| relay.patience());
+        let ends = relay.iter().flat_map(|relay| wanted.iter().map(|(end, flags)| (relay.fd(*end), *flags)));
+        let readable = [Some(self.signals.as_fd()), notify.map(Notify::fd)].into_iter().flatten();
+        let mut fds: Vec<PollFd<'_>> = ends
+            .chain(readable.map(|fd| (fd, PollFlags::POLLIN)))
+            .map(|(fd, flags)| PollFd::new(fd, flags))
             .collect();
-        relay.serve(&ready)
+        ignore_interruption(poll(&mut fds, patience))?;
+        let events: Vec<PollFlags> =
+            fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        if let Some(notify) = notify
+            && events.last().is_some_and(|last| !last.is_empty())
+        {
+            notify.relay(own_pid())?;
+        }
+        match &mut relay {
+            Some(relay) => {
+                relay.serve(&wanted.into_iter().map(|(end, _)| end).zip(events).collect::<Vec<_>>())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Wait until what the container wrote last can be passed on. Its reader may have stopped reading for good, so
@@ -84,7 +127,7 @@ impl Foreground {
     }
 
     /// Hand on what has arrived; the child's end, if that is among it.
-    fn serve_signals(&self, child: &Child, relay: Option<&Relay>) -> Result<Option<Ended>> {
+    fn serve_signals(&self, child: &Child, mut relay: Option<&mut Relay>) -> Result<Option<Ended>> {
         while let Some(info) = self.signals.read_signal().context("read a signal")? {
             let number = info.ssi_signo as i32;
             match number {
@@ -94,9 +137,13 @@ impl Foreground {
                     }
                 }
                 libc::SIGWINCH => {
-                    if let Some(relay) = relay {
+                    if let Some(relay) = &relay {
                         relay.follow_size();
                     }
+                }
+                // A shell that had us stopped has used the terminal meanwhile.
+                libc::SIGCONT if relay.is_some() => {
+                    relay.iter_mut().try_for_each(|relay| relay.take_terminal())?;
                 }
                 // Go programs get this one from themselves, and it asks for nothing.
                 libc::SIGURG => {}
@@ -108,6 +155,11 @@ impl Foreground {
         }
         Ok(None)
     }
+}
+
+/// What a service manager is to watch: signals for it are handed on.
+fn own_pid() -> i32 {
+    std::process::id() as i32
 }
 
 fn ignore_interruption(result: Result<i32, Errno>) -> Result<i32> {

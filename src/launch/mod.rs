@@ -22,9 +22,9 @@ use crate::container::state::{self, Process, State};
 use crate::container::store::{Room, Store, write_atomically};
 use crate::container::{CONFIG, gate};
 use crate::host::cgroup::{self, Cgroup};
-use crate::host::hooks;
 use crate::host::oom::Lent;
 use crate::host::resctrl::{self, Resctrl};
+use crate::host::{hooks, notify};
 use crate::init::{self, Birthright, Gate};
 use crate::log::Log;
 use crate::plan::cgroup::Location;
@@ -43,6 +43,8 @@ pub struct Contact {
     pub pid_file: Option<PathBuf>,
     pub pidfd_socket: Option<PathBuf>,
     pub console: Option<OwnedFd>,
+    /// Readable when the caller does not want to wait any longer.
+    pub interrupt: Option<OwnedFd>,
 }
 
 /// A container or a guest that has come to the point where only its own program is left to run.
@@ -105,6 +107,9 @@ fn try_birth(
         std::fs::create_dir(place).with_context(|| format!("make directory {place:?}"))?;
         attempt.host_mount = Some(place.clone());
     }
+    if state.notify {
+        notify::prepare(&room.path)?;
+    }
     let (go, outcome) = gate::make(&room.path)?;
     let gate = Some(Gate { go, outcome });
 
@@ -121,7 +126,8 @@ fn try_birth(
         group.admit(child.pid)?;
     }
     timing::done("set the limits");
-    let conversation = Conversation { plan, child, state: &state, socket: conversation };
+    let interrupt = contact.interrupt.as_ref().map(AsFd::as_fd);
+    let conversation = Conversation { plan, child, state: &state, socket: conversation, interrupt };
     conversation.until_ready(&mut attempt.net_devices)?;
     timing::done("serve the child");
     let socket = conversation.socket;
@@ -266,7 +272,8 @@ fn try_guest(
     if let Some(group) = &state.resctrl {
         group.admit(child.pid)?;
     }
-    let conversation = Conversation { plan, child, state, socket: conversation };
+    let interrupt = contact.interrupt.as_ref().map(AsFd::as_fd);
+    let conversation = Conversation { plan, child, state, socket: conversation, interrupt };
     conversation.until_ready(&mut attempt.net_devices)?;
     timing::done("serve the child");
     announce(child, contact.pid_file, contact.pidfd_socket.as_deref(), &mut attempt.pid_file)?;

@@ -94,6 +94,8 @@ pub struct Relay {
     inward: Flow,
     outward: Flow,
     input_open: bool,
+    /// Our own terminal is gone, as when its window is closed.
+    hung_up: bool,
     /// Nobody in the container has the terminal open at the moment.
     abandoned: bool,
     /// How our own terminal was, to be restored on every way out.
@@ -109,17 +111,29 @@ impl Relay {
             inward: Flow::new(),
             outward: Flow::new(),
             input_open: true,
+            hung_up: false,
             abandoned: false,
             before: None,
         };
-        relay.follow_size();
-        if let Ok(before) = tcgetattr(inherited(0)) {
-            let mut raw = before.clone();
-            cfmakeraw(&mut raw);
-            relay.before = Some(before);
-            tcsetattr(inherited(0), SetArg::TCSANOW, &raw).context("make the terminal raw")?;
-        }
+        relay.take_terminal()?;
         Ok(relay)
+    }
+
+    /// Make our own terminal raw, if we have one: at first, and when a shell that stopped us lets us go on.
+    pub fn take_terminal(&mut self) -> Result<()> {
+        self.follow_size();
+        let Ok(present) = tcgetattr(inherited(0)) else { return Ok(()) };
+        let mut raw = present.clone();
+        cfmakeraw(&mut raw);
+        match tcsetattr(inherited(0), SetArg::TCSANOW, &raw) {
+            // In the background, with no shell left that could bring us to the front.
+            Err(Errno::EIO) => {}
+            result => {
+                result.context("make the terminal raw")?;
+                self.before.get_or_insert(present);
+            }
+        }
+        Ok(())
     }
 
     /// A size that cannot be read or set stays as it is: there may be no terminal on our side.
@@ -169,7 +183,10 @@ impl Relay {
         self.abandoned = false;
         for (end, events) in ready {
             match end {
-                End::Input if events.intersects(READABLE) => self.take_input()?,
+                End::Input if events.intersects(READABLE) => {
+                    self.take_input()?;
+                    self.hung_up = self.before.is_some() && events.contains(PollFlags::POLLHUP);
+                }
                 End::Output if events.intersects(WRITABLE) => self.pass_on()?,
                 End::Master => {
                     if events.contains(PollFlags::POLLOUT) && !self.inward.is_empty() {
@@ -185,8 +202,14 @@ impl Relay {
         Ok(())
     }
 
+    /// Whether there is nobody to relay for. Dropped then, this hangs up the container's terminal as well: whoever
+    /// reads there finds the end, and who began it gets SIGHUP.
+    pub fn is_over(&self) -> bool {
+        self.hung_up
+    }
+
     /// The end of a pipe or a file is said as it is typed, since a terminal has no other way to say it: once for
-    /// the end of a line that is unfinished, once for the end of all.
+    /// the end of a line that is unfinished, once for the end of all. A terminal that is raw has no end but its own.
     fn take_input(&mut self) -> Result<()> {
         let last = self.inward.last();
         self.input_open = self.inward.fill(inherited(0))?;
@@ -238,6 +261,7 @@ fn own_output() -> Result<Option<OwnedFd>> {
 impl Drop for Relay {
     fn drop(&mut self) {
         if let Some(before) = &self.before
+            && !self.hung_up
             && let Err(error) = tcsetattr(inherited(0), SetArg::TCSANOW, before)
         {
             // Nobody is left to tell it to.

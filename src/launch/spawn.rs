@@ -9,6 +9,8 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
 use super::opening::Slots;
+use crate::container::DEATH_DEADLINE_MS;
+use crate::container::state::{ends_within, whereabouts};
 use crate::plan::{Enter, Namespace, Slot};
 use crate::sys::process::{
     Side, Whom, clone_process, exit_now, is_single_threaded, open_pidfd, signal, wait,
@@ -60,6 +62,9 @@ impl Child {
         match signal(self.pidfd.as_fd(), libc::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(error) => return Err(error).with_context(|| format!("kill process {}", self.pid)),
+        }
+        if !ends_within(&self.pidfd, DEATH_DEADLINE_MS)? {
+            bail!("process {} was killed and is still there: it {}", self.pid, whereabouts(self.pid));
         }
         match wait(Whom::Process(self.pidfd.as_fd()), true) {
             // It may have been waited for: the foreground does, and an obituary.

@@ -35,6 +35,7 @@ pub mod mount_options;
 pub mod mounts;
 pub mod namespaces;
 pub mod netdev;
+pub mod notify;
 pub mod print;
 pub mod process;
 pub mod request;

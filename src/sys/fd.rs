@@ -79,9 +79,10 @@ pub fn send_with_fd(socket: BorrowedFd<'_>, payload: &[u8], fd: BorrowedFd<'_>) 
 }
 
 /// Receive one descriptor that has been sent already; the payload is read into `payload` and its length returned.
-/// EAGAIN when nothing has been sent.
+/// Further ones are closed. EAGAIN when nothing has been sent.
 pub fn receive_fd(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
-    let mut space = nix::cmsg_space!([RawFd; 1]);
+    // Room for all that may come (SCM_MAX_FD): of what does not fit, some would stay open.
+    let mut space = nix::cmsg_space!([RawFd; 253]);
     let mut vector = [IoSliceMut::new(payload)];
     let message = socket::recvmsg::<()>(
         socket.as_raw_fd(),
@@ -89,12 +90,14 @@ pub fn receive_fd(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<(usize, 
         Some(&mut space),
         MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT,
     )?;
-    let fd = message.cmsgs()?.find_map(|control| match control {
-        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-        _ => None,
-    });
-    // SAFETY: the kernel has just installed this descriptor for us, and nobody else knows it.
-    Ok((message.bytes, fd.map(|number| unsafe { OwnedFd::from_raw_fd(number) })))
+    let mut fds = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = control {
+            // SAFETY: the kernel has just installed these descriptors for us, and nobody else knows them.
+            fds.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
+        }
+    }
+    Ok((message.bytes, fds.into_iter().next()))
 }
 
 /// Write all of `bytes` in one call; a short write is an error, as it would be for a kernel file.
