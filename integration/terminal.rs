@@ -94,11 +94,13 @@ impl Screen {
     }
 }
 
-/// Runs a call as the leader of a session on this terminal.
+/// Runs a call as the leader of a session on this terminal. Whoever runs the tests from a script's background has
+/// signals ignored, and so would be all that it starts.
 pub fn on_terminal(bundle: &Bundle, call: Call, side: &Path) -> Running {
     let open = || OpenOptions::new().read(true).write(true).open(side).expect("open the terminal");
     let words: Vec<_> = call.command.get_args().map(std::ffi::OsStr::to_os_string).collect();
-    let mut session = Call::new("setsid", &bundle.scratch()).args(["--ctty", "--wait"]);
+    let session = Call::new("env", &bundle.scratch()).arg("--default-signal");
+    let mut session = session.args(["setsid", "--ctty", "--wait"]);
     session = session.arg(call.command.get_program()).args(words).stdin(open());
     session.command.stdout(open()).stderr(open());
     session.spawn()
@@ -178,7 +180,8 @@ fn the_terminal_belongs_to_the_user_of_the_process() {
 fn the_terminal_has_the_configured_size_and_follows_a_resize() {
     let mut bundle = bundle!();
     bundle.set("/process/consoleSize", json!({"height": 11, "width": 111}));
-    bundle.shell("trap 'stty size' WINCH; stty size; while :; do read line; done");
+    // Not waiting in a read: a signal that comes just before it would be heard after it.
+    bundle.shell("trap 'stty size' WINCH; stty size; while :; do sleep 0.1; done");
     let mut screen = created(&mut bundle);
     bundle.start().ok();
     screen.shows("11 111");
