@@ -405,7 +405,8 @@ fn every_test_that_the_documents_name_exists() {
         for entry in
             fs::read_dir(top.join(directory)).unwrap().flatten().filter(|entry| entry.path().is_file())
         {
-            sources.push_str(&fs::read_to_string(entry.path()).unwrap());
+            let text = fs::read_to_string(entry.path()).unwrap();
+            text.lines().for_each(|line| sources.extend([line.trim_start(), "\n"]));
         }
     }
     let text = fs::read_to_string(top.join("docs/security.md")).unwrap();

@@ -121,6 +121,7 @@ fn waterfall(stretches: &[Stretch], title: &str, begin: u64) -> String {
         };
         let bar: String =
             (0..COLUMNS as usize).map(|n| if (from..to).contains(&n) { bar } else { '.' }).collect();
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{:9.3}{:9.3}  {bar}  {side}{}", ms(at), ms(took), stretch.what);
     }
     text.push('\n');

@@ -63,17 +63,27 @@ pub fn birth(
 ) -> Result<Born> {
     let mut attempt = Attempt::default();
     let hook_state = state.for_hooks(HookPoint::Poststop, 0);
-    match try_birth(store, plan, state, config, contact, &mut attempt) {
-        Ok(()) => Ok(Born { child: attempt.child.take().context("a birth without a child")? }),
-        Err(error) => {
-            let had_lived = attempt.child.is_some();
-            let error = undone(attempt, error);
-            if had_lived {
-                run_poststop(plan, &hook_state, log);
-            }
-            Err(error)
-        }
+    let outcome = try_birth(store, plan, state, config, contact, &mut attempt);
+    conclude(outcome, attempt, plan, &hook_state, log)
+}
+
+/// The child of an attempt that came out well; of another, nothing is left.
+fn conclude(
+    outcome: Result<()>,
+    attempt: Attempt,
+    plan: &Plan,
+    hook_state: &[u8],
+    log: &Log,
+) -> Result<Born> {
+    let Err(error) = outcome else {
+        return Ok(Born { child: attempt.child.context("a container without a child")? });
+    };
+    let had_lived = attempt.child.is_some();
+    let error = undone(attempt, error);
+    if had_lived {
+        run_poststop(plan, hook_state, log);
     }
+    Err(error)
 }
 
 /// A container that did not come to be has stopped as well (config.md, Prestart: "the runtime MUST ... continue the

@@ -139,6 +139,7 @@ impl Relay {
     /// A size that cannot be read or set stays as it is: there may be no terminal on our side.
     pub fn follow_size(&self) {
         if let Ok((rows, columns)) = terminal::size(inherited(0)) {
+            // The container may have closed its terminal.
             let _ = terminal::resize(self.master.as_fd(), rows, columns);
         }
     }

@@ -20,7 +20,7 @@ use super::opening::Slots;
 use super::spawn::Child;
 use super::undo::Attempt;
 use super::verify;
-use super::{Born, Contact, announce, claim, make_scope, run_poststop, undone, write_state};
+use super::{Born, Contact, announce, claim, conclude, make_scope, write_state};
 use crate::container::state::{Process, State};
 use crate::container::store::Store;
 use crate::container::{CONFIG, read_config};
@@ -56,18 +56,8 @@ pub fn restore(
 ) -> Result<Born> {
     let mut attempt = Attempt::default();
     let hook_state = state.for_hooks(HookPoint::Poststop, 0);
-    let restored = Restoration { plan, request, contact, attempt: &mut attempt }.go(store, state, config);
-    match restored {
-        Ok(()) => Ok(Born { child: attempt.child.take().context("a restored container without a child")? }),
-        Err(error) => {
-            let had_lived = attempt.child.is_some();
-            let error = undone(attempt, error);
-            if had_lived {
-                run_poststop(plan, &hook_state, log);
-            }
-            Err(error)
-        }
-    }
+    let outcome = Restoration { plan, request, contact, attempt: &mut attempt }.go(store, state, config);
+    conclude(outcome, attempt, plan, &hook_state, log)
 }
 
 struct Restoration<'a> {

@@ -80,6 +80,13 @@ mod tests {
     }
 
     #[test]
+    fn cve_2024_3154_properties_of_units_are_named_as_unsafe() {
+        let features = document(&host(Authority::Root));
+        let unsafe_ones = features["potentiallyUnsafeConfigAnnotations"].as_array().unwrap();
+        assert!(unsafe_ones.iter().any(|name| name == "org.systemd.property."), "{unsafe_ones:?}");
+    }
+
+    #[test]
     fn a_flag_that_the_kernel_lacks_is_known_but_not_supported() {
         let old = Facts { filter_flags: 0, ..host(Authority::Root) };
         let features = document(&old);

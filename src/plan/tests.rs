@@ -516,10 +516,3 @@ fn what_cannot_be_planned_is_refused_by_its_json_path() {
         assert_eq!(refused, *sentence, "{pointer}");
     }
 }
-
-#[test]
-fn cve_2024_3154_properties_of_units_are_named_as_unsafe() {
-    let features = super::features::document(&host(Authority::Root));
-    let unsafe_ones = features["potentiallyUnsafeConfigAnnotations"].as_array().unwrap();
-    assert!(unsafe_ones.iter().any(|name| name == "org.systemd.property."), "{unsafe_ones:?}");
-}

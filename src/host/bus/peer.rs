@@ -44,6 +44,7 @@ impl Peer {
             // Who has heard enough goes away.
             let _ = script.into_iter().try_for_each(|says| {
                 play(says, &mut socket, &mut |call| {
+                    // A test that has ended does not listen.
                     let _ = told.send(call);
                 })
             });
