@@ -3,6 +3,7 @@
 //! Runs outside. Owns their names, of which `features` prints those that change what a container may do. Unknown ones
 //! never fail (config.md, Annotations).
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,8 @@ use anyhow::{Result, bail, ensure};
 use oci_spec::runtime::Spec;
 
 use super::request::c_path;
+
+pub type Annotations = BTreeMap<String, String>;
 
 /// The process keeps the caller's supplementary groups.
 pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
@@ -70,6 +73,11 @@ pub fn check(spec: &Spec) -> Result<()> {
 
 pub fn get<'a>(spec: &'a Spec, name: &str) -> Option<&'a str> {
     spec.annotations().as_ref()?.get(name).map(String::as_str)
+}
+
+/// All of them, by name.
+pub fn all(spec: &Spec) -> Annotations {
+    spec.annotations().iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Whether an annotation says yes.

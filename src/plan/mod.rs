@@ -12,6 +12,7 @@ use std::path::PathBuf;
 pub use action::{
     Action, CapabilitySets, DeviceKind, Moment, Mount, MountWhat, Parameter, SchedulerAttributes,
 };
+use annotations::Annotations;
 use cgroup::CgroupLayout;
 use limits::Limits;
 use resctrl::ResctrlPlan;
@@ -115,6 +116,8 @@ pub struct Outside {
     pub map_with_helpers: bool,
     /// Moved from the host's network namespace to the container's.
     pub net_devices: Vec<NetDevice>,
+    /// What hooks and seccomp agents are told of the container, beside its state.
+    pub annotations: Annotations,
     pub prestart: Vec<Hook>,
     pub create_runtime: Vec<Hook>,
     pub poststart: Vec<Hook>,
