@@ -30,6 +30,8 @@ pub struct Group {
     place: Place,
     /// Relative to the root.
     path: PathBuf,
+    /// Somebody made it between our look and our mkdir(2), so it is theirs.
+    lost: bool,
 }
 
 /// A file that stays open for several writes.
@@ -66,7 +68,7 @@ impl Root {
 impl Group {
     pub fn new(root: &Rc<Root>, place: Place) -> Group {
         let path = place.hierarchy.directory.join(&place.path);
-        Group { root: Rc::clone(root), place, path }
+        Group { root: Rc::clone(root), place, path, lost: false }
     }
 
     pub fn place(&self) -> &Place {
@@ -89,6 +91,16 @@ impl Group {
         fstatat(&self.root.fd, &self.path, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
     }
 
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Take what is there already for given.
+    pub fn find(&mut self) -> Result<()> {
+        self.place.found = self.root.survey(&self.place.hierarchy.directory, &self.place.path)?;
+        Ok(())
+    }
+
     /// Whether it was there before the container.
     pub fn is_found(&self) -> bool {
         self.place.found == self.place.depth()
@@ -105,7 +117,8 @@ impl Group {
         Group::new(&self.root, Place { hierarchy: self.place.hierarchy.clone(), path, found })
     }
 
-    fn child(&self, name: &Path) -> Group {
+    /// A group of this one's, at any depth; nothing is known of it yet.
+    pub fn below(&self, name: &Path) -> Group {
         let path = self.place.path.join(name);
         Group::new(&self.root, Place { hierarchy: self.place.hierarchy.clone(), path, found: 0 })
     }
@@ -118,7 +131,14 @@ impl Group {
                 Ok(()) => made(&group)?,
                 // Another container has just made the parent that both want: it is not ours to remove.
                 Err(Errno::EEXIST) if depth < self.place.depth() => self.place.found = depth,
-                Err(errno) => return Err(errno).with_context(|| format!("make {}", group.path().display())),
+                Err(errno) => {
+                    self.lost = errno == Errno::EEXIST;
+                    let path = group.path();
+                    return Err(errno).with_context(|| match self.lost {
+                        true => format!("{} has just been made by somebody else", path.display()),
+                        false => format!("make {}", path.display()),
+                    });
+                }
             }
         }
         Ok(())
@@ -220,7 +240,7 @@ impl Group {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if entry.file_type() == Some(Type::Directory) && name != b"." && name != b".." {
-                children.push(self.child(Path::new(OsStr::from_bytes(name))));
+                children.push(self.below(Path::new(OsStr::from_bytes(name))));
             }
         }
         Ok(children)
@@ -244,6 +264,9 @@ impl Group {
 
     /// Remove what the container brought: nested groups, the group itself, and the parents made for it.
     pub fn remove(&self, deadline: &Deadline) -> Result<()> {
+        if self.lost {
+            return Ok(());
+        }
         if self.is_found() {
             for child in self.children()? {
                 child.remove_tree(deadline)?;

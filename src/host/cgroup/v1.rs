@@ -32,9 +32,16 @@ impl V1 {
     }
 
     fn make(&mut self) -> Result<()> {
-        for group in &mut self.groups {
+        for index in 0..self.groups.len() {
+            let group = &mut self.groups[index];
             let cpuset = group.controls("cpuset");
-            group.make(|made| if cpuset { inherit_cpuset(made) } else { Ok(()) })?;
+            let made = group.make(|made| if cpuset { inherit_cpuset(made) } else { Ok(()) });
+            if group.is_lost() {
+                // Whoever was first there is making the others too.
+                self.groups.truncate(index);
+                self.unified = None;
+            }
+            made?;
         }
         self.unified.as_mut().map_or(Ok(()), V2::make)
     }
@@ -227,6 +234,7 @@ impl Cgroup for V1 {
             root: self.groups.first().map(Group::root_path).unwrap_or_default(),
             v1: self.groups.iter().map(|group| group.place().clone()).collect(),
             v2: self.unified.as_ref().map(|unified| unified.group().place().clone()),
+            delegate: None,
             unit: None,
         }
     }

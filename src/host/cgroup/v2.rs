@@ -4,7 +4,7 @@
 //! controllers that no v1 hierarchy has.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -26,12 +26,20 @@ const CONTROL: &str = "cgroup.subtree_control";
 
 pub struct V2 {
     group: Group,
+    /// The group below it that the container is in, where it was given one to itself.
+    delegate: Option<Group>,
     birthplace: Option<OwnedFd>,
 }
 
 impl V2 {
-    pub fn new(group: Group) -> V2 {
-        V2 { group, birthplace: None }
+    pub fn new(group: Group, delegate: &Option<PathBuf>) -> V2 {
+        let delegate = delegate.as_ref().map(|path| group.below(path));
+        V2 { group, delegate, birthplace: None }
+    }
+
+    /// Where the container's processes are: in the group that is limited, or below it.
+    fn home(&self) -> &Group {
+        self.delegate.as_ref().unwrap_or(&self.group)
     }
 
     pub fn group(&self) -> &Group {
@@ -52,7 +60,9 @@ impl V2 {
         if self.group.place().depth() > 1 && self.group.read("cgroup.type")?.trim() == "domain invalid" {
             self.group.write("cgroup.type", "threaded")?;
         }
-        Ok(())
+        let Some(delegate) = &mut self.delegate else { return Ok(()) };
+        delegate.find()?;
+        delegate.make(|_| Ok(()))
     }
 
     /// Have every group above hand these controllers down. What cannot be enabled is no error until a limit needs it.
@@ -60,7 +70,7 @@ impl V2 {
         if controllers.is_empty() {
             return Ok(());
         }
-        for ancestor in self.group.ancestors() {
+        for ancestor in self.home().ancestors() {
             let enabled = ancestor.read(CONTROL)?;
             let missing: Vec<String> = controllers
                 .iter()
@@ -114,7 +124,7 @@ impl V2 {
     }
 
     pub fn remove_group(&self, deadline: &Deadline) -> Result<()> {
-        if !self.wait_for("populated 0", deadline)? {
+        if !self.group.is_lost() && !self.wait_for("populated 0", deadline)? {
             bail!("remove {}{}: it does not become empty", self.group.path().display(), self.group.holder()?);
         }
         self.group.remove(deadline)
@@ -141,15 +151,15 @@ impl Cgroup for V2 {
 
     fn create_around(&mut self, pid: Pid) -> Result<()> {
         self.make()?;
-        if !self.group.is_found() {
-            self.group.write("cgroup.procs", &pid.to_string())?;
+        if !self.home().is_found() {
+            self.home().write("cgroup.procs", &pid.to_string())?;
         }
         // Not before: a group hands nothing down while there are processes in it.
         self.enable_all()
     }
 
     fn admit(&mut self) -> Result<()> {
-        self.birthplace = Some(self.group.directory()?);
+        self.birthplace = Some(self.home().directory()?);
         Ok(())
     }
 
@@ -167,7 +177,7 @@ impl Cgroup for V2 {
 
     fn give_to(&self, owner: u32) -> Result<()> {
         let listed = std::fs::read_to_string(DELEGATED).unwrap_or_else(|_| DELEGATED_ALWAYS.to_string());
-        ["."].into_iter().chain(listed.lines()).try_for_each(|file| self.group.give(file, owner))
+        ["."].into_iter().chain(listed.lines()).try_for_each(|file| self.home().give(file, owner))
     }
 
     fn restrict_devices(&self, devices: &DeviceLimits) -> Result<()> {
@@ -224,6 +234,9 @@ impl Cgroup for V2 {
             root: self.group.root_path(),
             v1: Vec::new(),
             v2: Some(self.group.place().clone()),
+            delegate: self.delegate.as_ref().and_then(|delegate| {
+                delegate.place().path.strip_prefix(&self.group.place().path).map(Path::to_owned).ok()
+            }),
             unit: None,
         }
     }
