@@ -206,21 +206,30 @@ impl Group {
 
     /// The processes in the group and in those below it; none once it is gone.
     pub fn pids(&self) -> Result<Vec<Pid>> {
-        let listed = match self.try_read("cgroup.procs") {
+        let mut pids = match self.listed("cgroup.procs") {
             Err(Errno::ENOENT | Errno::ENODEV) => return Ok(Vec::new()),
+            // A threaded group has threads, of processes that may be elsewhere with others (cgroups(7)).
+            Err(Errno::EOPNOTSUPP) => self
+                .listed("cgroup.threads")
+                .with_context(|| format!("read {}/cgroup.threads", self.path().display()))?
+                .into_iter()
+                .filter_map(process_of)
+                .collect(),
             listed => listed.with_context(|| format!("read {}/cgroup.procs", self.path().display()))?,
         };
-        // A process of a pid namespace that is not below ours is listed as 0 and cannot be named.
-        let mut pids: Vec<Pid> = listed
-            .lines()
-            .filter_map(|pid| pid.parse().ok())
-            .filter(|pid| *pid != 0)
-            .map(Pid::from_raw)
-            .collect();
         for child in self.children()? {
             pids.extend(child.pids()?);
         }
+        pids.sort_unstable();
+        pids.dedup();
         Ok(pids)
+    }
+
+    /// A process of a pid namespace that is not below ours is listed as 0 and cannot be named.
+    fn listed(&self, file: &str) -> Result<Vec<Pid>, Errno> {
+        let listed = self.try_read(file)?;
+        let pids = listed.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid != 0);
+        Ok(pids.map(Pid::from_raw).collect())
     }
 
     fn children(&self) -> Result<Vec<Group>> {
@@ -340,6 +349,13 @@ impl Group {
         }
         Ok(())
     }
+}
+
+/// Of a thread; none if it has ended meanwhile.
+fn process_of(thread: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+    let leader = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    leader.trim().parse().ok().map(Pid::from_raw)
 }
 
 impl Writer {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::plan::cgroup::{CgroupLayout, Hierarchy, Location, Place};
@@ -129,6 +130,13 @@ pub fn of_pid(location: &Location, pid: Pid) -> Result<Location> {
         v2: location.v2.as_ref().map(|one| place(one, "")).transpose()?,
         delegate: None,
         unit: None,
+    })
+}
+
+fn kill_each(pids: &[Pid]) -> Result<()> {
+    pids.iter().try_for_each(|pid| match kill(*pid, Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno).with_context(|| format!("kill process {pid}")),
     })
 }
 

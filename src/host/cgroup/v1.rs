@@ -6,8 +6,6 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::group::Group;
@@ -15,7 +13,7 @@ use super::oom::OomWatch;
 use super::stats::{self, Stats};
 use super::v2::V2;
 use super::wait::Deadline;
-use super::{Cgroup, PATIENCE, settings};
+use super::{Cgroup, PATIENCE, kill_each, settings};
 use crate::plan::cgroup::{Location, Version};
 use crate::plan::device_rules::{DeviceRules, Verdict};
 use crate::plan::limits::{DeviceLimits, Setting};
@@ -78,19 +76,13 @@ impl V1 {
     }
 
     /// Without `cgroup.kill`: hold all processes still, so that none can fork or be replaced, kill, and let go.
-    fn kill_each(&self) -> Result<()> {
+    fn kill_still(&self) -> Result<()> {
         let deadline = Deadline::after(PATIENCE / 10);
         if let Some(freezer) = self.group("freezer").filter(|freezer| freezer.exists()) {
             // A process that cannot freeze (in state D) cannot fork either.
             self.reach(freezer, "FROZEN", &deadline)?;
         }
-        for pid in self.pids()? {
-            match kill(pid, Signal::SIGKILL) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(errno) => return Err(errno).with_context(|| format!("kill process {pid}")),
-            }
-        }
-        Ok(())
+        kill_each(&self.pids()?)
     }
 }
 
@@ -211,7 +203,7 @@ impl Cgroup for V1 {
     fn kill(&self) -> Result<()> {
         match &self.unified {
             Some(unified) => V2::kill(unified)?,
-            None => self.kill_each()?,
+            None => self.kill_still()?,
         }
         // The v1 freezer holds even the dead.
         match self.group("freezer") {

@@ -15,7 +15,7 @@ use super::group::Group;
 use super::oom::OomWatch;
 use super::stats::{self, Stats};
 use super::wait::Deadline;
-use super::{Cgroup, PATIENCE, device_bpf, settings};
+use super::{Cgroup, PATIENCE, device_bpf, kill_each, settings};
 use crate::plan::cgroup::{Location, Version};
 use crate::plan::limits::{DeviceLimits, Setting};
 
@@ -96,6 +96,13 @@ impl V2 {
     pub fn kill(&self) -> Result<()> {
         match self.group.try_write("cgroup.kill", "1") {
             Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
+            // A threaded group: nobody in it forks while it is held still.
+            Err(Errno::EOPNOTSUPP) => {
+                self.group.write("cgroup.freeze", "1")?;
+                self.wait_for("frozen 1", &Deadline::after(PATIENCE / 10))?;
+                kill_each(&self.group.pids()?)?;
+                self.group.write("cgroup.freeze", "0")
+            }
             Err(errno) => Err(errno).with_context(|| format!("kill all in {}", self.group.path().display())),
         }
     }
@@ -258,6 +265,7 @@ pub fn why_missing(group: &Group, controller: &str) -> Result<Option<String>> {
             let path = path.join(CONTROL);
             let hint = match errno {
                 Errno::EBUSY => ": processes are in that group itself",
+                Errno::EOPNOTSUPP => ": a group of threads cannot have it",
                 Errno::EACCES | Errno::EPERM => ": the controller is not delegated to this user",
                 _ => "",
             };
