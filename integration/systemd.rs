@@ -465,9 +465,18 @@ fn a_path_that_is_no_slice_and_name_is_refused_by_its_place() {
 
 /// Runs a line of bash as an ordinary user below its own systemd; `$C` is the runtime with its state root.
 fn as_user(bundle: &Bundle, line: &str) -> std::process::Output {
+    Command::new("as-user").args(["bash", "-c", &script(bundle, line)]).output().expect("run as-user")
+}
+
+/// The same from a session such as a login's, whose group is root's.
+fn in_session(bundle: &Bundle, line: &str) -> std::process::Output {
+    let line = script(bundle, &format!("export XDG_RUNTIME_DIR=/run/user/$UID; {line}"));
+    Command::new("su").args(["-", "testuser", "-s", "/bin/bash", "-c", &line]).output().expect("run su")
+}
+
+fn script(bundle: &Bundle, line: &str) -> String {
     let corten = bundle.copy_of_runtime();
-    let script = format!("set -e; C='{} --root /tmp/{}'; {line}", corten.display(), bundle.id);
-    Command::new("as-user").args(["bash", "-c", &script]).output().expect("run as-user")
+    format!("set -e; C='{} --root /tmp/{}'; {line}", corten.display(), bundle.id)
 }
 
 /// The configuration that `spec --rootless` writes, for the user of `as_user`.
@@ -523,6 +532,68 @@ fn a_users_container_is_a_scope_of_the_users_systemd() {
     let errors = String::from_utf8_lossy(&output.stderr);
     let expected = "active\n67108864\n20\n67108864\n20\n0::/\n30\n30\npaused\ninactive\n";
     assert_eq!(said, expected, "{errors}");
+    let _ = fs::remove_dir_all(format!("/tmp/{id}"));
+}
+
+#[test]
+fn a_user_in_a_session_has_systemd_move_its_processes() {
+    let mut bundle = managed!();
+    if !has_users_manager() {
+        skip!("no unprivileged user with a systemd of its own (as-user)");
+    }
+    rootless(&mut bundle);
+    bundle.args(&["/bin/sleep", "600"]);
+    bundle.write_config();
+    // Somebody has to have been there: a session alone does not start it here.
+    assert!(as_user(&bundle, "true").status.success());
+    let (id, path) = (&bundle.id, bundle.path());
+    let output = in_session(
+        &bundle,
+        &format!(
+            "cut -d/ -f4 < /proc/self/cgroup | sed 's/-.*//'; \
+             $C --systemd-cgroup run --detach --bundle {path} {id} < /dev/null > /dev/null; \
+             trap '$C delete --force {id}' EXIT; \
+             $C exec {id} /bin/cat /proc/self/cgroup; $C update --pids-limit 30 {id}; \
+             cat /sys/fs/cgroup$(systemctl --user show --value -p ControlGroup {unit})/pids.max",
+            path = path.display(),
+            unit = unit(&bundle),
+        ),
+    );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "session\n0::/\n30\n", "{errors}");
+    let _ = fs::remove_dir_all(format!("/tmp/{id}"));
+}
+
+#[test]
+fn a_user_in_a_session_hears_how_to_get_into_a_group_that_it_may_not_enter() {
+    let mut bundle = managed!();
+    if !has_users_manager() {
+        skip!("no unprivileged user with a systemd of its own (as-user)");
+    }
+    rootless(&mut bundle);
+    bundle.unset("/linux", "cgroupsPath");
+    bundle.args(&["/bin/sleep", "600"]);
+    bundle.write_config();
+    let (id, path) = (&bundle.id, bundle.path());
+    let output = as_user(
+        &bundle,
+        &format!("$C run --detach --bundle {} {id} < /dev/null > /dev/null", path.display()),
+    );
+    assert!(output.status.success(), "{output:?}");
+    let output = in_session(
+        &bundle,
+        &format!(
+            "$C exec {id} /bin/true || echo $?; systemd-run --user --scope --quiet $C exec {id} /bin/cat /proc/self/cgroup"
+        ),
+    );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "255\n0::/\n", "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(
+        errors.contains("may not enter from here") && errors.contains("systemd-run --user --scope"),
+        "{errors}"
+    );
+    assert!(as_user(&bundle, &format!("$C delete --force {id}")).status.success());
     let _ = fs::remove_dir_all(format!("/tmp/{id}"));
 }
 
