@@ -554,6 +554,29 @@ fn a_device_program_holds_and_gives_way_to_the_next() {
 }
 
 #[test]
+fn there_is_no_moment_without_a_device_program_while_they_replace_each_other() {
+    let Some(layout) = unified("there_is_no_moment_without_a_device_program_while_they_replace_each_other")
+    else {
+        return;
+    };
+    let real = Temporary::new(&layout, "replaced");
+    // The two differ, and neither allows /dev/kmsg.
+    let rules = [
+        r#"{"devices": [{"allow": false, "access": "rwm"}]}"#,
+        r#"{"devices": [{"allow": true, "type": "c", "major": 1, "minor": 2, "access": "r"}]}"#,
+    ];
+    real.apply(rules[0]);
+    let mut opener = real.shell("while :; do true < /dev/kmsg && exit 7; true < /dev/zero || exit 8; done");
+    real.wait_for_pids(1);
+    for turn in 0..400 {
+        real.apply(rules[turn % 2]);
+    }
+    assert_eq!(opener.try_wait().unwrap(), None, "a device was open to it, or one was not");
+    real.cgroup.kill().unwrap();
+    opener.wait().unwrap();
+}
+
+#[test]
 fn v1_device_rules_hold() {
     let Some(layout) = host("v1_device_rules_hold") else { return };
     if !layout.has(Version::V1, "devices") {
