@@ -171,6 +171,28 @@ fn a_controller_that_a_group_of_threads_cannot_have_is_refused_by_name() {
 }
 
 #[test]
+fn a_group_with_processes_in_it_hands_no_controllers_down_and_is_named() {
+    let mut bundle = bundle!();
+    if !unified() {
+        skip!("needs the memory controller on cgroup v2");
+    }
+    let busy = Path::new("/sys/fs/cgroup").join(format!("{}-busy", bundle.id));
+    fs::create_dir(&busy).unwrap();
+    let mut process = Command::new("sleep").arg("600").spawn().expect("run sleep");
+    fs::write(busy.join("cgroup.procs"), process.id().to_string()).unwrap();
+    bundle.set("/linux/cgroupsPath", json!(format!("/{}-busy/container", bundle.id)));
+    // What nobody asks for is not missed.
+    bundle.running();
+    bundle.verb("delete", &["--force"]).ok();
+    bundle.set("/linux/resources/memory", json!({"limit": 67_108_864}));
+    let refused = bundle.create();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    fs::remove_dir(&busy).unwrap();
+    refused.refused(1, &["linux.resources.memory.limit", "memory.max", "processes are in that group itself"]);
+}
+
+#[test]
 fn a_limit_on_what_this_machine_does_not_have_is_refused_by_its_place() {
     let mut bundle = bundle!();
     for (pointer, value, phrases) in [
