@@ -536,6 +536,23 @@ fn a_users_container_is_a_scope_of_the_users_systemd() {
 }
 
 #[test]
+fn a_user_on_v1_hears_that_its_systemd_has_no_groups_to_give() {
+    let mut bundle = managed!();
+    if unified() || !Path::new("/usr/local/bin/as-user").exists() {
+        skip!("no unprivileged user with a systemd of its own on cgroup v1");
+    }
+    rootless(&mut bundle);
+    bundle.write_config();
+    let (id, path) = (&bundle.id, bundle.path());
+    let line = format!("$C --systemd-cgroup run --bundle {} {id} || ls /tmp/{id}", path.display());
+    let output = as_user(&bundle, &line);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.starts_with("--systemd-cgroup: on cgroup v1") && errors.lines().count() == 1, "{errors}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    let _ = fs::remove_dir_all(format!("/tmp/{id}"));
+}
+
+#[test]
 fn a_user_in_a_session_has_systemd_move_its_processes() {
     let mut bundle = managed!();
     if !has_users_manager() {

@@ -119,6 +119,12 @@ pub fn plan(request: &Request) -> Result<Option<GroupPlan>> {
     let owner = owner(request, delegate.is_some())?;
     if request.options.cgroups == Cgroups::Systemd {
         let scope = systemd::plan(request, &limits)?;
+        if scope.manager == Manager::User && !layout.v1.is_empty() {
+            bail!(
+                "--systemd-cgroup: on cgroup v1, which this host has, a user's systemd has no groups to give: leave \
+                 the option out, and limits too"
+            );
+        }
         let path = scope.path()?;
         return Ok(Some(GroupPlan {
             layout,
@@ -337,6 +343,27 @@ mod tests {
                 error.starts_with("annotations.run.oci.delegate-cgroup: ") && error.contains(reason),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn a_users_systemd_has_no_groups_to_give_where_there_are_v1_hierarchies() {
+        use crate::plan::testing::Given;
+        use serde_json::json;
+
+        let hierarchy = || Hierarchy { controllers: vec!["pids".into()], directory: PathBuf::new() };
+        let hybrid = CgroupLayout { v1: vec![hierarchy()], v2: Some(hierarchy()), ..CgroupLayout::default() };
+        for (authority, refused) in [(Authority::User, true), (Authority::Root, false)] {
+            for (v1, refused) in [(hybrid.v1.clone(), refused), (Vec::new(), false)] {
+                let mut given = Given::new(json!({"linux": {}})).run_by(authority);
+                given.facts.cgroup = CgroupLayout { v1, ..hybrid.clone() };
+                given.options.cgroups = Cgroups::Systemd;
+                let outcome = plan(&given.request()).map_err(|error| error.to_string());
+                match outcome {
+                    Err(error) => assert!(refused && error.starts_with("--systemd-cgroup: "), "{error}"),
+                    Ok(_) => assert!(!refused),
+                }
+            }
         }
     }
 

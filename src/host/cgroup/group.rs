@@ -9,10 +9,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{Pid, UnlinkatFlags, fchownat, read, unlinkat, write};
 
@@ -30,9 +30,12 @@ pub struct Group {
     place: Place,
     /// Relative to the root.
     path: PathBuf,
-    /// Somebody made it between our look and our mkdir(2), so it is theirs.
+    /// Somebody came between our look and our mkdir(2) or lock, so it is theirs.
     lost: bool,
 }
+
+/// Nobody else makes a container in the group until this is dropped.
+pub type Claim = Flock<OwnedFd>;
 
 /// A file that stays open for several writes.
 pub struct Writer {
@@ -142,6 +145,24 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    /// Keep others from taking it for an unused group until there is a process in it.
+    pub fn claim(&mut self) -> Result<Claim> {
+        let directory = self.open(Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+        let directory = directory.with_context(|| format!("open {}", self.path().display()))?;
+        let claim = Flock::lock(directory, FlockArg::LockExclusiveNonblock);
+        let claim = claim.map_err(|(_, errno)| match errno {
+            Errno::EWOULDBLOCK => anyhow!("{} has just been taken by somebody else", self.path().display()),
+            errno => Error::new(errno).context(format!("lock {}", self.path().display())),
+        });
+        // Those who were there before us have let go of it since we looked.
+        let claim = claim.and_then(|claim| match self.is_found() {
+            true => self.refuse_processes().map(|()| claim),
+            false => Ok(claim),
+        });
+        self.lost = claim.is_err();
+        claim
     }
 
     /// The directory itself.

@@ -455,8 +455,14 @@ fn of_two_who_want_one_group_the_first_to_make_it_keeps_it() {
     first.create().unwrap();
     let error = second.create().unwrap_err();
     assert!(error.to_string().ends_with("has just been made by somebody else"), "{error:#}");
-    second.kill().unwrap();
-    second.remove().unwrap();
+    // And who sees a group without processes does not take it for one that nobody wants.
+    let mut third = open(&layout, Path::new(&path)).unwrap();
+    let error = third.create().unwrap_err();
+    assert!(error.to_string().ends_with("has just been taken by somebody else"), "{error:#}");
+    for other in [second, &mut third] {
+        other.kill().unwrap();
+        other.remove().unwrap();
+    }
     let location = first.location();
     for place in location.v1.iter().chain(&location.v2) {
         let group = layout.mount_point(&place.hierarchy).join(&path);

@@ -8,7 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use anyhow::{Context, Result, bail};
 use nix::unistd::Pid;
 
-use super::group::Group;
+use super::group::{Claim, Group};
 use super::oom::OomWatch;
 use super::stats::{self, Stats};
 use super::v2::V2;
@@ -22,11 +22,12 @@ pub struct V1 {
     groups: Vec<Group>,
     unified: Option<V2>,
     doors: Vec<OwnedFd>,
+    claim: Option<Claim>,
 }
 
 impl V1 {
     pub fn new(groups: Vec<Group>, unified: Option<V2>) -> V1 {
-        V1 { groups, unified, doors: Vec::new() }
+        V1 { groups, unified, doors: Vec::new(), claim: None }
     }
 
     fn make(&mut self) -> Result<()> {
@@ -34,14 +35,18 @@ impl V1 {
             let group = &mut self.groups[index];
             let cpuset = group.controls("cpuset");
             let made = group.make(|made| if cpuset { inherit_cpuset(made) } else { Ok(()) });
-            if group.is_lost() {
-                // Whoever was first there is making the others too.
-                self.groups.truncate(index);
-                self.unified = None;
-            }
+            self.forget_lost(index);
             made?;
         }
         self.unified.as_mut().map_or(Ok(()), V2::make)
+    }
+
+    /// Whoever has this group has the others too.
+    fn forget_lost(&mut self, index: usize) {
+        if self.groups[index].is_lost() {
+            self.groups.truncate(index);
+            self.unified = None;
+        }
     }
 
     fn group(&self, controller: &str) -> Option<&Group> {
@@ -99,6 +104,9 @@ impl Cgroup for V1 {
 
     fn create(&mut self) -> Result<()> {
         self.make()?;
+        let claim = self.groups.first_mut().map(Group::claim);
+        self.forget_lost(0);
+        self.claim = claim.transpose()?;
         self.admit()
     }
 

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 
-use super::group::Group;
+use super::group::{Claim, Group};
 use super::oom::OomWatch;
 use super::stats::{self, Stats};
 use super::wait::Deadline;
@@ -29,12 +29,13 @@ pub struct V2 {
     /// The group below it that the container is in, where it was given one to itself.
     delegate: Option<Group>,
     birthplace: Option<OwnedFd>,
+    claim: Option<Claim>,
 }
 
 impl V2 {
     pub fn new(group: Group, delegate: &Option<PathBuf>) -> V2 {
         let delegate = delegate.as_ref().map(|path| group.below(path));
-        V2 { group, delegate, birthplace: None }
+        V2 { group, delegate, birthplace: None, claim: None }
     }
 
     /// Where the container's processes are: in the group that is limited, or below it.
@@ -152,6 +153,7 @@ impl Cgroup for V2 {
 
     fn create(&mut self) -> Result<()> {
         self.make()?;
+        self.claim = Some(self.group.claim()?);
         self.enable_all()?;
         self.admit()
     }
