@@ -227,23 +227,38 @@ impl Group {
 
     /// The processes in the group and in those below it; none once it is gone.
     pub fn pids(&self) -> Result<Vec<Pid>> {
-        let mut pids = match self.listed("cgroup.procs") {
-            Err(Errno::ENOENT | Errno::ENODEV) => return Ok(Vec::new()),
-            // A threaded group has threads, of processes that may be elsewhere with others (cgroups(7)).
-            Err(Errno::EOPNOTSUPP) => self
-                .listed("cgroup.threads")
-                .with_context(|| format!("read {}/cgroup.threads", self.path().display()))?
-                .into_iter()
-                .filter_map(process_of)
-                .collect(),
-            listed => listed.with_context(|| format!("read {}/cgroup.procs", self.path().display()))?,
-        };
-        for child in self.children()? {
-            pids.extend(child.pids()?);
+        let mut pids = Vec::new();
+        match self.list(&mut pids) {
+            Err(Errno::EOPNOTSUPP) => self.list_leaders(&mut pids),
+            listed => listed,
         }
-        pids.sort_unstable();
-        pids.dedup();
+        .with_context(|| format!("list the processes in {}", self.path().display()))?;
         Ok(pids)
+    }
+
+    fn list(&self, pids: &mut Vec<Pid>) -> Result<(), Errno> {
+        match self.listed("cgroup.procs") {
+            Err(Errno::ENOENT | Errno::ENODEV) => return Ok(()),
+            listed => pids.extend(listed?),
+        }
+        for child in self.try_children()? {
+            match child.list(pids) {
+                // A group of threads (cgroups(7)): their processes are in the list of the domain above.
+                Err(Errno::EOPNOTSUPP) => {}
+                listed => listed?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Where there is no domain but somewhere above: the processes whose first threads are here.
+    fn list_leaders(&self, pids: &mut Vec<Pid>) -> Result<(), Errno> {
+        let threads = self.listed("cgroup.threads")?;
+        pids.extend(threads.into_iter().filter(|thread| {
+            let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+            status.contains(&format!("\nTgid:\t{thread}\n"))
+        }));
+        self.try_children()?.iter().try_for_each(|child| child.list_leaders(pids))
     }
 
     /// A process of a pid namespace that is not below ours is listed as 0 and cannot be named.
@@ -370,13 +385,6 @@ impl Group {
         }
         Ok(())
     }
-}
-
-/// Of a thread; none if it has ended meanwhile.
-fn process_of(thread: Pid) -> Option<Pid> {
-    let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
-    let leader = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
-    leader.trim().parse().ok().map(Pid::from_raw)
 }
 
 impl Writer {
