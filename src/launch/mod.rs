@@ -168,7 +168,8 @@ fn claim(store: &Store, plan: &Plan, state: &mut State, config: &[u8], attempt: 
     // A unit has a first process, and ends with it: there is none to be opened yet, and none to be found if we die.
     let group = plan.cgroup.as_ref().filter(|group| group.scope.is_none());
     if let Some(group) = group {
-        let made = attempt.cgroup.insert(cgroup::open(&group.layout, &group.path)?);
+        let made =
+            attempt.cgroup.insert(cgroup::open(&group.layout, &group.path, group.delegate.as_deref())?);
         state.cgroup = Some(made.location());
     }
     if let Some(group) = &plan.resctrl {
@@ -192,7 +193,7 @@ fn claim(store: &Store, plan: &Plan, state: &mut State, config: &[u8], attempt: 
 fn make_scope(plan: &Plan, state: &mut State, pid: i32, attempt: &mut Attempt) -> Result<()> {
     let Some(group) = &plan.cgroup else { return Ok(()) };
     let Some(scope) = &group.scope else { return Ok(()) };
-    let made = cgroup::scope::start(scope, &group.layout, pid)?;
+    let made = cgroup::scope::start(group, scope, pid)?;
     state.cgroup = Some(made.location());
     attempt.cgroup = Some(Box::new(made));
     write_state(attempt.room.as_ref().context("a container without a room")?, state)?;

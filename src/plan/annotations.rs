@@ -33,6 +33,8 @@ pub const HOOKS_STDERR: &str = "run.oci.hooks.stderr";
 pub const SYSTEMD_PROPERTY: &str = "org.systemd.property.";
 /// A group of the container's own below that of its unit.
 pub const SYSTEMD_SUBGROUP: &str = "run.oci.systemd.subgroup";
+/// A group below the one that is limited, which the container gets to itself: its processes are there.
+pub const DELEGATE_CGROUP: &str = "run.oci.delegate-cgroup";
 /// A file of CRIU's options for checkpoint and restore; empty for none.
 pub const CRIU_CONFIG: &str = "org.criu.config";
 

@@ -150,7 +150,9 @@ pub struct GroupPlan {
     pub delegated: bool,
     /// Systemd makes the group, as part of this unit, when the first process is there to be put into it.
     pub scope: Option<systemd::Scope>,
-    /// The user of this host who gets it, to make groups of its own below it.
+    /// A group below it, which has its limits and no others, and in which the container is.
+    pub delegate: Option<PathBuf>,
+    /// The user of this host who gets the container's group, to make groups of its own below it.
     pub owner: Option<u32>,
 }
 
