@@ -2,15 +2,17 @@
 //! Images are hostile here; a canary outside the root tells whether one of them got out.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::io::{ErrorKind, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
 use nix::unistd::{getegid, geteuid};
 use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, bundle, skip};
-use crate::call::Call;
+use crate::bundle::{Bundle, bundle, runtime, skip};
+use crate::call::{Call, eventually};
+use crate::mounts::{has, mount_at};
 use crate::namespaces::map_users;
 use crate::traces::Traces;
 
@@ -107,13 +109,12 @@ fn the_default_bundle_hides_what_its_lists_name() {
         let line = format!("if [ -d {path} ]; then ls {path}; elif [ -e {path} ]; then cat {path}; fi");
         assert_eq!(bundle.exec(&["/bin/sh", "-c", &line]).ok().stdout(), "", "{path}");
     }
+    let report = bundle.exec(&["/witness", "report"]).ok().json();
     for path in readonly.as_array().unwrap() {
         let path = path.as_str().unwrap();
-        let word = if path == "/proc/sysrq-trigger" { "write" } else { "create" };
-        let file = if word == "write" { path.to_string() } else { format!("{path}/new") };
-        let words = ["/witness", word, &file, "x"];
-        let attempt = bundle.exec(if word == "write" { &words } else { &words[..3] }).ok().stdout();
-        assert!(["EROFS\n", "ENOENT\n"].contains(&attempt.as_str()), "{path}: {attempt}");
+        if bundle.exec(&["/bin/test", "-e", path]).code() == 0 {
+            assert!(has(&mount_at(&report, path)["options"], "ro"), "{path} is writable");
+        }
     }
 }
 
@@ -123,41 +124,45 @@ fn own_runtime(bundle: &mut Bundle) -> Vec<u8> {
     fs::read(&bundle.runtime).unwrap()
 }
 
-#[test]
-fn cve_2019_5736_the_runtime_cannot_be_overwritten_from_a_container() {
-    let mut bundle = bundle!();
-    let before = own_runtime(&mut bundle);
-    bundle.privileged().shell(
-        "echo ready; while :; do for exe in /proc/[0-9]*/exe; do case $exe in /proc/1/exe) ;; *) \
-         (echo overwritten > $exe) 2>/dev/null;; esac; done; done",
-    );
-    // busybox and the witness are hard links to files that other tests run.
-    for name in ["bin/busybox", "witness"] {
-        let bytes = fs::read(bundle.rootfs().join(name)).unwrap();
-        bundle.program(name, bytes);
-    }
+/// What cleans up is a runtime in any case.
+#[track_caller]
+fn assert_own_runtime_is(bundle: &mut Bundle, before: &[u8]) {
+    let own = std::mem::replace(&mut bundle.runtime, runtime());
+    assert!(fs::read(own).unwrap() == before, "the runtime was overwritten");
+}
+
+/// A process of the container lies in wait for the runtime, which comes into it as `program`, and stays until somebody
+/// reads the fifo that it has been told to write its log to.
+fn ambush(bundle: &mut Bundle, program: &[&str]) {
+    let before = own_runtime(bundle);
+    bundle.privileged().args(&["/witness", "overwrite"]);
+    let log = bundle.rootfs().join("log");
+    nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let output = bundle.create().ok();
     bundle.start().ok();
-    crate::call::eventually("the attacker runs", || output.stdout().contains("ready").then_some(()));
-    for _ in 0..20 {
-        // Whatever becomes of it: what it ran is its own business.
-        bundle.exec(&["/proc/self/exe", "--version"]);
-    }
-    assert!(fs::read(&bundle.runtime).unwrap() == before, "the runtime was overwritten");
+    let says = |word: &str| output.stdout().contains(word).then_some(());
+    eventually("the attacker lies in wait", || says("ready"));
+    let victim = bundle.call(["exec", &bundle.id]).args(program).spawn();
+    eventually("the runtime is caught", || says("caught"));
+    let reader = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&log);
+    victim.wait();
+    drop(reader);
+    eventually("the attacker has tried", || (output.stdout().lines().count() == 3).then_some(()));
+    assert_own_runtime_is(bundle, &before);
+    let verdict = output.stdout().lines().last().map(String::from);
+    assert!(["EROFS", "EPERM"].contains(&verdict.as_deref().unwrap()), "{verdict:?}");
+}
+
+#[test]
+fn cve_2019_5736_the_runtime_cannot_be_overwritten_from_a_container() {
+    ambush(&mut bundle!(), &["/proc/self/exe", "--log=/log", "state", "x"]);
 }
 
 #[test]
 fn cve_2019_5736_an_image_that_runs_the_runtime_gets_a_copy_that_is_not_writable() {
     let mut bundle = bundle!();
-    let before = own_runtime(&mut bundle);
-    bundle.privileged();
-    bundle.program("entry", "#!/proc/self/exe\n");
-    for args in [["/entry", "--version"], ["/proc/self/exe", "--version"]] {
-        bundle.args(&args);
-        // It may run a second runtime inside, or nothing at all.
-        bundle.run();
-        assert!(fs::read(&bundle.runtime).unwrap() == before, "{args:?}");
-    }
+    bundle.program("entry", "#!/proc/self/exe --log=/log\n");
+    ambush(&mut bundle, &["/entry"]);
 }
 
 #[test]
@@ -221,7 +226,7 @@ fn cve_2016_9962_a_process_that_joins_shows_its_descriptors_to_nobody() {
     );
     let output = bundle.create().ok();
     bundle.start().ok();
-    crate::call::eventually("the attacker looks", || output.stdout().contains("ready").then_some(()));
+    eventually("the attacker looks", || output.stdout().contains("ready").then_some(()));
     for _ in 0..20 {
         bundle.exec(&["/bin/true"]).ok();
     }
@@ -411,17 +416,18 @@ fn cve_2019_5736_the_executable_of_a_waiting_init_cannot_be_written() {
     let before = own_runtime(&mut bundle);
     bundle.privileged().args(&["/bin/true"]);
     bundle.create().ok();
-    // From outside, as root of the host, and from inside.
-    let exe = format!("/proc/{}/exe", bundle.pid());
-    let error = fs::OpenOptions::new().write(true).open(&exe).unwrap_err();
-    assert!(matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::ExecutableFileBusy), "{error}");
+    // From inside, and, when it is executed no more, from outside, as root of the host.
+    let exe = fs::File::open(format!("/proc/{}/exe", bundle.pid())).unwrap();
     let attempt = bundle.exec(&["/witness", "write", "/proc/1/exe", "overwritten"]).ok().stdout();
     assert!(["EROFS\n", "ETXTBSY\n"].contains(&attempt.as_str()), "{attempt}");
     bundle.exec(&["/bin/mount", "-o", "remount,bind,rw", "/proc/1/exe"]);
-    let attempt = bundle.exec(&["/witness", "write", "/proc/1/exe", "overwritten"]).ok().stdout();
-    assert!(["EROFS\n", "ETXTBSY\n"].contains(&attempt.as_str()), "{attempt}");
-    bundle.start().ok();
-    assert!(fs::read(&bundle.runtime).unwrap() == before, "the runtime was overwritten");
+    bundle.verb("delete", &["--force"]).ok();
+    let again = format!("/proc/self/fd/{}", exe.as_raw_fd());
+    let attempt =
+        fs::OpenOptions::new().write(true).open(again).and_then(|mut file| file.write_all(b"overwritten"));
+    assert_own_runtime_is(&mut bundle, &before);
+    let error = attempt.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied), "{error}");
 }
 
 /// Docker gives every container a profile where the host has AppArmor.
