@@ -84,7 +84,6 @@ const FOR_ROOT: &[(&str, &[&str])] = &[
             "notify::a_container_with_a_user_namespace_reaches_the_manager",
             "process::a_cwd_that_only_the_user_may_enter_is_entered_as_the_user",
             "security::cve_2016_9962_",
-            "security::cve_2023_25809_",
             "state::root_of_a_users_namespace_has_a_root_directory_in_xdg_runtime_dir",
             "state::who_is_not_root_has_a_root_directory_in_xdg_runtime_dir",
         ],
@@ -378,6 +377,27 @@ impl Drop for Delegated {
             let _ = fs::remove_dir(group);
         }
     }
+}
+
+/// The view is of the host's groups where the container has no cgroup namespace, and the user's among them.
+#[test]
+fn cve_2023_25809_a_container_of_a_user_cannot_write_to_the_users_groups() {
+    let home = home!();
+    let mut bundle = home.bundle();
+    let name = format!("{}-writable", bundle.id);
+    let _delegated = Delegated::new(&name);
+    bundle.drop_namespace("cgroup");
+    for mount in bundle.config["mounts"].as_array_mut().unwrap() {
+        if mount["type"] == "cgroup" {
+            mount["options"] = json!(["nosuid", "noexec", "nodev"]);
+        }
+    }
+    bundle.shell(&format!(
+        "for procs in /sys/fs/cgroup/{name}/cgroup.procs /sys/fs/cgroup/*/{name}/cgroup.procs; do \
+         test -e $procs && /witness write $procs 0; done; true"
+    ));
+    let output = bundle.run().ok().stdout();
+    assert!(!output.is_empty() && output.lines().all(|line| line == "EROFS"), "{output}");
 }
 
 #[test]
