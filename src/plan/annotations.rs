@@ -49,6 +49,11 @@ pub const UNSAFE: &[&str] = &[
 /// Those that ask for another kind of program than Linux executes, and values with which they do not.
 const EXECUTORS: &[(&str, &[&str], &str)] = &[
     ("run.oci.handler", &[], "corten executes Linux programs, and has no other handlers"),
+    (
+        "run.oci.delegate-cgroup",
+        &[],
+        "a container that has a cgroup namespace and mounts its cgroup to write to it owns that one",
+    ),
     ("run.oci.seccomp.plugins", &[], "corten loads no libraries; a seccomp agent can listen at listenerPath"),
     (
         "module.wasm.image/variant",
@@ -108,6 +113,7 @@ mod tests {
         );
         assert!(refusal(json!({"module.wasm.image/variant": "compat"})).contains("WebAssembly"));
         assert!(refusal(json!({"run.oci.seccomp.plugins": "a.so"})).contains("loads no libraries"));
+        assert!(refusal(json!({"run.oci.delegate-cgroup": "own"})).contains("owns that one"));
         let smart = json!({"module.wasm.image/variant": "compat-smart", "krun.cpus": "2", "org.example": ""});
         check(&Given::new(json!({"annotations": smart})).spec).unwrap();
     }
