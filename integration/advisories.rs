@@ -4,12 +4,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use crate::bundle::{Bundle, bundle, skip};
-use crate::call::Call;
+use crate::call::{Call, Output};
 use crate::security::Canary;
 use crate::traces::hierarchies;
 
@@ -34,6 +34,29 @@ impl Attack {
         &mut self.bundle
     }
 
+    /// An image that brings a `/dev` along, in which nothing is made that a link would be in the way of. `null` and
+    /// `console` lead to the host, as the standard streams do.
+    pub fn brings_dev(&mut self) {
+        let dev = self.bundle.scratch().join("dev");
+        fs::create_dir_all(dev.join("pts")).unwrap();
+        for name in ["null", "stdin", "stdout", "stderr"] {
+            symlink(self.canary.file(), dev.join(name)).unwrap();
+        }
+        symlink(self.canary.directory().join("new"), dev.join("console")).unwrap();
+        let bundle = self.only_proc_mounted();
+        bundle.mount(json!({"destination": "/dev", "source": dev, "options": ["bind"]}));
+        bundle.mount(json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+            "options": ["newinstance", "ptmxmode=0666", "mode=0620"]}));
+    }
+
+    /// As far as the console, with somebody there to take it.
+    pub fn create_with_terminal(&mut self) -> Output {
+        let socket = self.bundle.scratch().join("console.sock");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        self.bundle.set("/process/terminal", json!(true));
+        self.bundle.birth("create", &["--console-socket", socket.to_str().unwrap()]).output()
+    }
+
     /// Whatever became of the attack, it did no harm.
     #[track_caller]
     pub fn assert_harmless(&self) {
@@ -54,23 +77,14 @@ macro_rules! attack {
 #[test]
 fn cve_2015_3627_streams_of_the_image_lead_nowhere() {
     let mut attack = attack!();
-    for name in ["console", "null", "stdin", "stdout", "stderr", "ptmx"] {
-        symlink(attack.canary.file(), attack.bundle.rootfs().join("dev").join(name)).unwrap();
-    }
-    attack.only_proc_mounted().args(&["/witness", "fd-list"]);
-    let output = attack.bundle.run();
-    attack.assert_harmless();
-    if output.code() == 0 {
-        let open = output.json();
-        let numbers: Vec<&String> = open.as_object().unwrap().keys().collect();
-        assert_eq!(numbers, ["0", "1", "2"], "{open}");
-    }
+    attack.brings_dev();
+    attack.bundle.args(&["/witness", "fd-list"]);
+    let open = attack.bundle.run().ok().json();
+    let numbers: Vec<&String> = open.as_object().unwrap().keys().collect();
+    assert_eq!(numbers, ["0", "1", "2"], "{open}");
+    assert!(!open.to_string().contains("canary"), "{open}");
     // With a terminal, whose console would be bound on the link.
-    let socket = attack.bundle.scratch().join("console.sock");
-    let _listener = UnixListener::bind(&socket).unwrap();
-    attack.bundle.set("/process/terminal", json!(true));
-    attack.bundle.verb("delete", &["--force"]);
-    attack.bundle.birth("create", &["--console-socket", socket.to_str().unwrap()]).output();
+    attack.create_with_terminal();
     attack.bundle.verb("delete", &["--force"]).ok();
     attack.assert_harmless();
 }
@@ -280,10 +294,15 @@ fn cve_2024_5154_an_mtab_that_is_a_link_is_no_way_out() {
             _ => PathBuf::from("../".repeat(30)).join(new.strip_prefix("/").unwrap()),
         };
         symlink(target, &link).unwrap();
-        attack.bundle.mount(json!({"destination": "/etc/mtab", "source": "/proc/mounts", "options": ["bind", "copy-symlink"]}));
         attack.bundle.args(&["/bin/true"]);
-        attack.bundle.run();
-        attack.assert_harmless();
+        for option in ["copy-symlink", "nosuid"] {
+            let mount =
+                json!({"destination": "/etc/mtab", "source": "/proc/mounts", "options": ["bind", option]});
+            attack.bundle.mount(mount);
+            attack.bundle.run();
+            attack.assert_harmless();
+            attack.bundle.config["mounts"].as_array_mut().unwrap().pop();
+        }
     }
 }
 
@@ -317,6 +336,9 @@ fn cve_2026_115521_a_proc_of_the_image_does_not_choose_what_becomes_read_only() 
 #[test]
 fn cve_2022_0492_no_release_agent_can_be_written() {
     let mut bundle = bundle!();
+    let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+    let cgroup = mounts.iter_mut().find(|mount| mount["type"] == "cgroup").unwrap();
+    assert!(cgroup["options"].as_array().unwrap().contains(&json!("ro")), "as engines ask: {cgroup}");
     bundle.shell(
         "for f in $(find /sys/fs/cgroup -name release_agent -o -name notify_on_release -o -name cgroup.procs 2>/dev/null); do \
          /witness write $f 0; done; echo end",
@@ -367,11 +389,13 @@ fn the_environment_of_the_runtime_is_neither_obeyed_nor_handed_on() {
 fn odd_destinations_stay_inside_or_are_refused() {
     let long = format!("/{}", "x/".repeat(2500));
     let name = format!("/{}", "x".repeat(300));
+    let out = format!("/corten-test-odd-{}", std::process::id());
+    let up = format!("/../../../../../../tmp/../..{out}");
     for destination in [
         "/a]:b",
         "/a\nb",
         "/a b\\040c",
-        "/../../../../tmp/../../x",
+        &up,
         "relative/way",
         "/etc/./../../y",
         "//z//",
@@ -390,6 +414,7 @@ fn odd_destinations_stay_inside_or_are_refused() {
             output.refused(1, &[]);
         }
         attack.assert_harmless();
+        assert!(!Path::new(&out).exists(), "{destination:?} is on the host");
         attack.bundle.assert_nothing_left(destination);
     }
 }

@@ -135,6 +135,90 @@ fn a_process_has_its_selinux_label() {
     );
 }
 
+/// What the policy of Debian, as that of Fedora, has for containers: a domain and the files that are its own. Categories
+/// keep one container from another.
+const DOMAIN: &str = "system_u:system_r:container_t:s0:c1,c2";
+const PROGRAMS: &str = "system_u:object_r:container_file_t:s0";
+const OWN: &str = "system_u:object_r:container_file_t:s0:c1,c2";
+const ANOTHERS: &str = "system_u:object_r:container_file_t:s0:c3,c4";
+
+fn enforces_for_containers() -> bool {
+    let is_known = |label: &str| fs::write("/sys/fs/selinux/context", label).is_ok();
+    fs::read_to_string("/sys/fs/selinux/enforce").is_ok_and(|text| text == "1")
+        && is_known(DOMAIN)
+        && is_known(OWN)
+}
+
+fn label(path: &Path, label: &str) {
+    let flags = rustix::fs::XattrFlags::empty();
+    let result = rustix::fs::lsetxattr(path, "security.selinux", label.as_bytes(), flags);
+    result.unwrap_or_else(|error| panic!("label {}: {error}", path.display()));
+}
+
+fn label_tree(path: &Path, text: &str) {
+    label(path, text);
+    if path.is_dir() && !path.is_symlink() {
+        fs::read_dir(path).unwrap().for_each(|entry| label_tree(&entry.unwrap().path(), text));
+    }
+}
+
+/// A bundle whose files a container may use, its output included.
+fn labelled(bundle: &mut Bundle) {
+    label_tree(&bundle.rootfs(), PROGRAMS);
+    label(&bundle.scratch(), PROGRAMS);
+    bundle.set("/process/selinuxLabel", json!(DOMAIN)).set("/root/readonly", json!(false));
+    // That no_new_privileges may go together with a change of domain (nnp_transition), the policy says of engines alone.
+    bundle.set("/process/noNewPrivileges", json!(false));
+}
+
+#[test]
+fn a_container_is_held_by_the_policy_to_its_own_files() {
+    let mut bundle = bundle!();
+    if !enforces_for_containers() {
+        skip!("no SELinux policy for containers is enforced here (hack/vm selinux)");
+    }
+    labelled(&mut bundle);
+    for (name, context) in [("own", OWN), ("anothers", ANOTHERS), ("hosts", "system_u:object_r:etc_t:s0")] {
+        let directory = bundle.rootfs().join(name);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("file"), name).unwrap();
+        label_tree(&directory, context);
+    }
+    let tries = "tr -d '\\0' < /proc/self/attr/current; echo; for d in own anothers hosts; do \
+                 /witness write /$d/file x; done; /witness read /anothers/file";
+    bundle.shell(tries);
+    let expected = format!("{DOMAIN}\nok\nEACCES\nEACCES\nEACCES\n");
+    assert_eq!(bundle.run().ok().stdout(), expected);
+    bundle.args(&["/bin/sleep", "60"]).running();
+    assert_eq!(bundle.exec(&["/bin/sh", "-c", tries]).ok().stdout(), expected);
+    let other = DOMAIN.replace("c1,c2", "c3,c4");
+    let call = bundle.call(["exec", "--process-label", &other, &bundle.id, "/bin/sh", "-c", tries]);
+    assert_eq!(call.output().ok().stdout(), format!("{other}\nEACCES\nok\nEACCES\nok\n"));
+    // The keyring of the first process is labelled as it is.
+    let keys = bundle.exec(&["/bin/sh", "-c", "cat /proc/keys > /dev/null; echo $?"]);
+    assert_eq!(keys.code(), 0, "{keys}");
+}
+
+#[test]
+fn a_mount_label_is_what_the_policy_sees_on_new_filesystems() {
+    let mut bundle = bundle!();
+    if !enforces_for_containers() {
+        skip!("no SELinux policy for containers is enforced here (hack/vm selinux)");
+    }
+    labelled(&mut bundle);
+    bundle.mount(json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"}));
+    bundle
+        .shell("/witness create /mnt/new; /witness create /dev/shm/new; grep ' /mnt ' /proc/self/mountinfo");
+    for (context, attempt) in [(OWN, "ok\nok\n"), (ANOTHERS, "EACCES\nEACCES\n")] {
+        bundle.set("/linux/mountLabel", json!(context));
+        let said = bundle.run().ok().stdout();
+        assert!(
+            said.starts_with(attempt) && said.contains(&format!("context=\"{context}\"")),
+            "{context}: {said}"
+        );
+    }
+}
+
 #[test]
 fn an_selinux_label_that_cannot_be_is_refused_and_nothing_is_left() {
     let mut bundle = bundle!();

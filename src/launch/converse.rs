@@ -5,16 +5,17 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use nix::errno::Errno;
 
 use super::sockets;
 use super::spawn::Child;
-use crate::container::state::State;
+use crate::container::DEATH_DEADLINE_MS;
+use crate::container::state::{State, ends_within};
 use crate::host::netdev::{self, Moved};
 use crate::host::{hooks, idmap, oom};
 use crate::plan::{Action, Hook, HookPoint, Moment, Outside, Plan, Step, confinement};
-use crate::sys::process::{Ended, Whom, wait};
+use crate::sys::process::{Ended, Whom, signal, wait};
 use crate::timing;
 use crate::wire::{self, HookEnd, Note, Report};
 
@@ -36,15 +37,15 @@ impl Conversation<'_> {
         }
         loop {
             match self.receive()? {
-                Some(Report::Reached { step }) => match self.moment(step)? {
+                Some((Report::Reached { step }, _)) => match self.moment(step)? {
                     // It was, before anybody listened.
                     Moment::Placed => {}
                     Moment::Entered => self.equip(moved)?,
                     Moment::Assembled => run_hooks(self.plan, self.state, self.child.pid)?,
                     Moment::Ready => return Ok(()),
                 },
-                Some(Report::Listener { step, fd }) => self.forward_listener(step, fd)?,
-                Some(report) => return Err(self.refusal(report)),
+                Some((Report::Listener { step }, fds)) => self.forward_listener(step, fds)?,
+                Some((report, _)) => return Err(self.refusal(report)),
                 None => return Err(self.obituary()),
             }
             self.let_go()?;
@@ -69,14 +70,15 @@ impl Conversation<'_> {
     pub fn until_executed(&self) -> Result<()> {
         match self.receive()? {
             None => Ok(()),
-            Some(report) => Err(self.refusal(report)),
+            Some((report, _)) => Err(self.refusal(report)),
         }
     }
 
-    fn receive(&self) -> Result<Option<Report>> {
-        match wire::receive_unless(self.socket.as_fd(), self.interrupt) {
+    fn receive(&self) -> Result<Option<(Report, Vec<OwnedFd>)>> {
+        let socket = self.socket.as_fd();
+        match wire::wait_unless(socket, self.interrupt) {
             Err(Errno::EINTR) => bail!(wire::INTERRUPTED),
-            result => result.context("hear from the child"),
+            waited => waited.and_then(|()| wire::receive_with_fds(socket)).context("hear from the child"),
         }
     }
 
@@ -91,13 +93,14 @@ impl Conversation<'_> {
         }
     }
 
-    fn forward_listener(&self, step: u32, number: i32) -> Result<()> {
+    fn forward_listener(&self, step: u32, fds: Vec<OwnedFd>) -> Result<()> {
         let Action::Seccomp { filter, .. } = &self.step(step)?.action else {
             bail!("the child has a seccomp listener at step {step}, which loads no filter");
         };
         let listener = filter.listener.as_ref().context("a seccomp listener that nobody asked for")?;
-        let fd = crate::sys::process::take_fd(self.child.pidfd.as_fd(), number)
-            .context("fetch the seccomp listener")?;
+        let [fd, courier] = <[OwnedFd; 2]>::try_from(fds)
+            .map_err(|fds| anyhow!("a seccomp listener came as {} descriptors", fds.len()))?;
+        await_end(&courier)?;
         sockets::send_listener(
             listener,
             fd.as_fd(),
@@ -133,6 +136,16 @@ impl Conversation<'_> {
             _ => anyhow!("the container's first process ended while it was being set up"),
         }
     }
+}
+
+/// Until nothing is left of a process that is nobody's to wait for.
+fn await_end(process: &OwnedFd) -> Result<()> {
+    ensure!(ends_within(process, DEATH_DEADLINE_MS)?, "who brought the seccomp listener does not end");
+    // It is told of before the kernel has looked whether anybody wants to wait for it.
+    while signal(process.as_fd(), 0).is_ok() {
+        std::thread::yield_now();
+    }
+    Ok(())
 }
 
 /// The hooks of a container that has its namespaces, and that `pid` is the first process of.

@@ -37,6 +37,8 @@ pub enum Action {
     TakeRoot,
     /// Keep others in the namespaces from reading our memory and descriptors (CVE-2016-9962).
     Undumpable,
+    /// Let the owner of our user namespace look again: to join a first process that waits, where nobody else is.
+    Dumpable,
     /// `PR_SET_PDEATHSIG`: die with the runtime, or no longer.
     ParentDeath {
         signal: i32,

@@ -224,6 +224,7 @@ impl Action {
             Action::Report(moment) => format!("report {moment:?}"),
             Action::TakeRoot => "become root of the user namespace".to_string(),
             Action::Undumpable => "become undumpable".to_string(),
+            Action::Dumpable => "become dumpable again".to_string(),
             Action::ParentDeath { signal: 0 } => "outlive the runtime".to_string(),
             Action::ParentDeath { .. } => "die with the runtime".to_string(),
             Action::SessionKeyring { name } => format!("join session keyring {}", show(name)),

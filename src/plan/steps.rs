@@ -107,6 +107,16 @@ fn order_of_guest(request: &Request, process: &Process, init_pid: i32, steps: &m
     become_process(request, process, steps)
 }
 
+/// Whether a user who is not root can run a guest beside a first process that waits: the user must be able to look into
+/// that one, and then so can the guest. It is alone until then, and has nothing of the host open.
+fn may_be_joined_early(request: &Request, keep: HookStreams) -> bool {
+    let new = |kind| request.place(kind) == Place::New;
+    request.facts.authority == Authority::User
+        && new(Namespace::User)
+        && new(Namespace::Pid)
+        && keep == HookStreams::default()
+}
+
 /// From -1000, never killed, to 1000, killed first (proc(5)). Engines pass on what only the host's root may lower.
 fn plan_oom_score(request: &Request, process: &Process, steps: &mut Steps) -> Result<()> {
     let Some(score) = process.oom_score_adj() else { return Ok(()) };
@@ -164,6 +174,9 @@ fn become_process(request: &Request, process: &Process, steps: &mut Steps) -> Re
     process::plan_place(process, true, steps)?;
     process::plan_executable(process, steps)?;
     steps.every(Action::ParentDeath { signal: 0 });
+    if may_be_joined_early(request, keep) {
+        steps.birth(Action::Dumpable);
+    }
     if let Some(filter) = late {
         steps.every(Action::Seccomp { filter, early: false });
     }

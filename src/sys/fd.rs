@@ -67,11 +67,15 @@ pub fn close_all_but(first: u32, kept: &[RawFd]) -> Result<(), Errno> {
 
 /// Send `payload` and one descriptor in one message (unix(7), SCM_RIGHTS).
 pub fn send_with_fd(socket: BorrowedFd<'_>, payload: &[u8], fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    let fds = [fd.as_raw_fd()];
+    send_with_fds(socket, payload, &[fd.as_raw_fd()])
+}
+
+/// The same with several, by number.
+pub fn send_with_fds(socket: BorrowedFd<'_>, payload: &[u8], fds: &[RawFd]) -> Result<(), Errno> {
     socket::sendmsg::<()>(
         socket.as_raw_fd(),
         &[IoSlice::new(payload)],
-        &[ControlMessage::ScmRights(&fds)],
+        &[ControlMessage::ScmRights(fds)],
         MsgFlags::MSG_NOSIGNAL,
         None,
     )
@@ -81,6 +85,16 @@ pub fn send_with_fd(socket: BorrowedFd<'_>, payload: &[u8], fd: BorrowedFd<'_>) 
 /// Receive one descriptor that has been sent already; the payload is read into `payload` and its length returned.
 /// Further ones are closed. EAGAIN when nothing has been sent.
 pub fn receive_fd(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
+    let (length, fds) = receive_fds(socket, payload, MsgFlags::MSG_DONTWAIT)?;
+    Ok((length, fds.into_iter().next()))
+}
+
+/// Receive a message with all descriptors that came along.
+pub fn receive_fds(
+    socket: BorrowedFd<'_>,
+    payload: &mut [u8],
+    flags: MsgFlags,
+) -> Result<(usize, Vec<OwnedFd>), Errno> {
     // Room for all that may come (SCM_MAX_FD): of what does not fit, some would stay open.
     let mut space = nix::cmsg_space!([RawFd; 253]);
     let mut vector = [IoSliceMut::new(payload)];
@@ -88,7 +102,7 @@ pub fn receive_fd(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<(usize, 
         socket.as_raw_fd(),
         &mut vector,
         Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT,
+        MsgFlags::MSG_CMSG_CLOEXEC | flags,
     )?;
     let mut fds = Vec::new();
     for control in message.cmsgs()? {
@@ -97,7 +111,7 @@ pub fn receive_fd(socket: BorrowedFd<'_>, payload: &mut [u8]) -> Result<(usize, 
             fds.extend(numbers.into_iter().map(|number| unsafe { OwnedFd::from_raw_fd(number) }));
         }
     }
-    Ok((message.bytes, fds.into_iter().next()))
+    Ok((message.bytes, fds))
 }
 
 /// Write all of `bytes` in one call; a short write is an error, as it would be for a kernel file.

@@ -82,19 +82,20 @@ pub fn signal(process: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     Ok(())
 }
 
-/// A copy of descriptor `number` of another process (pidfd_getfd(2)).
-pub fn take_fd(process: BorrowedFd<'_>, number: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: no memory is passed.
-    let fd = checked(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) })?;
-    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
 /// Have the kernel keep our ended children for us to wait for, whatever disposition the caller left us.
 pub fn keep_ended_children() -> Result<(), Errno> {
     // SAFETY: SIG_DFL is a valid action for SIGCHLD.
     let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     if before == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// Have the kernel forget our ended children (`SA_NOCLDWAIT`), as far as the next execve(2), which clears it.
+pub fn forget_ended_children() -> Result<(), Errno> {
+    // SAFETY: all bytes zero is a valid `sigaction`: SIG_DFL, nothing blocked.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_flags = libc::SA_NOCLDWAIT;
+    // SAFETY: the pointer is to one live `sigaction`; the old one is not asked for.
+    checked(unsafe { libc::sigaction(libc::SIGCHLD, &action, std::ptr::null_mut()) }.into()).map(drop)
 }
 
 /// prctl(2) with up to two numbers.
@@ -111,6 +112,22 @@ pub fn set_parent_death_signal(signal: i32) -> Result<(), Errno> {
 /// `PR_SET_DUMPABLE` 0: nobody below root may read our memory, descriptors or namespaces through procfs.
 pub fn set_undumpable() -> Result<(), Errno> {
     control(libc::PR_SET_DUMPABLE, 0, 0).map(drop)
+}
+
+/// `PR_SET_DUMPABLE` 1, the opposite. What `/proc/PID/environ` shows is wiped before: it is the runtime's caller's.
+pub fn set_dumpable() -> Result<(), Errno> {
+    unsafe extern "C" {
+        static mut environ: *mut *mut libc::c_char;
+    }
+    // SAFETY: the C library keeps a list of strings there, ended by null, which this lone thread reads no more.
+    unsafe {
+        let mut variable = environ;
+        while !variable.is_null() && !(*variable).is_null() {
+            std::ptr::write_bytes(*variable, 0, libc::strlen(*variable));
+            variable = variable.add(1);
+        }
+    }
+    control(libc::PR_SET_DUMPABLE, 1, 0).map(drop)
 }
 
 /// `PR_SET_NO_NEW_PRIVS`.

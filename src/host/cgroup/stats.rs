@@ -23,9 +23,10 @@ pub struct Stats {
     pub blkio: Blkio,
     /// By page size, such as `2MB`.
     pub hugetlb: BTreeMap<String, Hugetlb>,
-    /// Empty and null, as runc prints them for a container that has no part in resctrl and no interfaces of its own.
-    intel_rdt: BTreeMap<String, u64>,
-    network_interfaces: (),
+    /// Of a container that has a part in resctrl ([`crate::host::resctrl`]).
+    pub intel_rdt: serde_json::Map<String, serde_json::Value>,
+    /// Null, as runc prints it.
+    pub network_interfaces: (),
 }
 
 #[derive(Debug, Default, Serialize)]

@@ -74,5 +74,6 @@ fn docker_default_profile_compiles_in_300_microseconds() {
         start.elapsed()
     });
     let best = took.min().expect("a measurement");
+    println!("Docker's profile is compiled in {best:?}");
     assert!(best < budget, "{best:?}");
 }
