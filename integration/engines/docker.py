@@ -7,7 +7,7 @@ import re
 import time
 
 import containerd as lower
-from place import USER, group_file, need, needs_apparmor, needs_iptables, read, subordinate_ids, unified
+from place import USER, group_file, need, needs_apparmor, needs_criu, needs_iptables, read, subordinate_ids, unified
 from table import Command, Engine, Skip, daemon, eventually, has, lacks, same, true
 
 
@@ -31,6 +31,7 @@ class Docker:
             "exec-opts": ["native.cgroupdriver=" + os.environ.get("ENGINES_CGROUP_MANAGER", "cgroupfs")],
             "bip": "10.213.0.1/16",
             "userland-proxy": False,
+            "experimental": True,
             "debug": True,
             **settings,
         }
@@ -170,6 +171,7 @@ def exec_says_126_and_127_and_why(d):
         for program, statuses, words in (
             ("no-such-program", (126, 127), "executable file not found in $PATH"),
             ("/etc/passwd", (126,), "permission denied"),
+            ("/etc", (126,), "is a directory"),
         ):
             done = d.command.any("exec", name, program)
             has(done.stdout + done.stderr, words)
@@ -284,6 +286,20 @@ def many_containers_live_at_once(d):
         names = [stack.enter_context(d.container(name=f"many{i}")) for i in range(10)]
         for name in names:
             same(d.inspect(name, ".State.Status"), "running")
+
+
+@docker.row
+def a_checkpoint_goes_on_where_it_was(d):
+    needs_criu()
+    line = "i=0; while echo $((i=i+1)); do sleep 0.1; done"
+    with d.container("--network", "none", "--security-opt", "seccomp=unconfined", command=("sh", "-c", line)) as name:
+        eventually(lambda: has(d("logs", name), "5\n"))
+        d("checkpoint", "create", name, "one", seconds=120)
+        d.settles(name, ".State.Status", "exited")
+        before = len(d("logs", name).splitlines())
+        d("start", "--checkpoint", "one", name, seconds=120)
+        eventually(lambda: has(d("logs", name), f"\n{before + 5}\n"))
+        same(d("logs", name).splitlines().count("1"), 1, "number of lives")
 
 
 @docker.row
@@ -446,7 +462,7 @@ def an_apparmor_profile_confines_it(d):
 
 @docker.row
 def privileged_may_do_what_others_may_not(d):
-    d.run("busy", "mount", "-t", "tmpfs", "none", "/tmp", status=1)
+    has(d.command.any("run", "--rm", "busy", "mount", "-t", "tmpfs", "none", "/tmp").stderr, "denied")
     d.run("--privileged", "busy", "sh", "-c", "mount -t tmpfs none /tmp && mknod /tmp/k c 1 11 && head -c 0 /tmp/k && test -w /proc/sys/kernel/hostname")
 
 
@@ -660,6 +676,21 @@ CMD cat /built /uid /tmp/uid
 
 
 @docker.row
+def a_debian_builds_installs_and_runs(d):
+    d("import", d.place.debian, "debian", seconds=180)
+    d.place.file("docker/debian/Dockerfile", """FROM debian
+RUN useradd --create-home --shell /bin/bash someone
+RUN mkdir -p /made/DEBIAN && printf '%s\\n' 'Package: made' 'Version: 1' 'Architecture: all' 'Maintainer: me' 'Description: made' > /made/DEBIAN/control \\
+    && dpkg-deb --build /made /tmp && apt-get install --yes /tmp/made_1_all.deb
+""")
+    builder = {**d.command.env, "DOCKER_BUILDKIT": "0"}
+    Command(d.command.words, builder)("build", "--tag", "debian-made", f"{d.directory}/debian", seconds=180)
+    same(d.run("debian-made", "dpkg-query", "--show", "made"), "made\t1")
+    same(d.run("debian-made", "su", "--login", "someone", "--command", "id --user --name; pwd; echo $BASH"), "someone\n/home/someone\n/bin/bash")
+    d("rmi", "--force", "debian-made", "debian")
+
+
+@docker.row
 def a_build_step_that_fails_is_named(d):
     d.place.file("docker/broken/Dockerfile", "FROM busy\nRUN exit 3\n")
     broken = Command(d.command.words, {**d.command.env, "DOCKER_BUILDKIT": "0"}).any("build", "--force-rm", f"{d.directory}/broken")
@@ -686,6 +717,7 @@ def run_says_125_126_and_127_and_why(d):
     has(d.command.error("run", "--rm", "busy", "no-such-program", status=127), "executable file not found in $PATH")
     has(d.command.error("run", "--rm", "busy", "/no/such/program", status=127), "no such file or directory")
     has(d.command.error("run", "--rm", "busy", "/etc/passwd", status=126), "permission denied")
+    d.command.error("run", "--rm", "busy", "/etc", status=126)
     d.command.error("run", "--rm", "--no-such-option", "busy", status=125)
 
 

@@ -11,8 +11,8 @@ from table import Command, Skip
 
 
 class Place:
-    def __init__(self, runtime, work):
-        self.runtime, self.work = os.path.abspath(runtime), work
+    def __init__(self, runtime, work, debian):
+        self.runtime, self.work, self.debian = os.path.abspath(runtime), work, os.path.abspath(debian)
         os.makedirs(work, exist_ok=True)
 
     def directory(self, *parts):
@@ -131,6 +131,11 @@ def systemd():
     return os.path.isdir("/run/systemd/system")
 
 
+def needs_systemd():
+    if not systemd():
+        raise Skip("systemd does not run here")
+
+
 def can_raise_limits():
     """CAP_SYS_RESOURCE."""
     with open("/proc/self/status") as file:
@@ -151,6 +156,13 @@ def subordinate_ids():
         if name == USER:
             return int(first)
     raise Skip(f"{USER} has no subordinate ids")
+
+
+def needs_criu():
+    need("criu")
+    done = Command(["criu", "check"]).any()
+    if done.returncode:
+        raise Skip(f"criu check: {(done.stderr.splitlines() or ['it fails'])[0]}")
 
 
 def needs_iptables():

@@ -4,11 +4,10 @@ import contextlib
 import json
 import os
 import pwd
-import shutil
 import socket
 import time
 
-from place import USER, can_raise_limits, group_file, need, needs_iptables, read, subordinate_ids, systemd, unified
+from place import USER, can_raise_limits, group_file, need, needs_criu, needs_iptables, needs_systemd, read, subordinate_ids, systemd, unified
 from table import Command, Engine, Failed, Skip, eventually, has, lacks, same, true
 
 
@@ -103,8 +102,12 @@ def rootless(place):
     need("podman")
     subordinate_ids()
     user = pwd.getpwnam(USER)
-    if shutil.which("as-user"):
-        prefix = ["as-user"]
+    if systemd():
+        Command(["loginctl"])("enable-linger", USER)
+        Command(["systemctl"])("start", f"user@{user.pw_uid}.service")
+        # As from a shell: what a command leaves behind stays, and with INVOCATION_ID Podman would make no scopes.
+        prefix = ["systemd-run", "--quiet", "--user", f"--machine={USER}@.host", "--pipe", "--wait", "--property=Delegate=yes"]
+        prefix += ["--property=KillMode=process", "--", "env", "--unset=INVOCATION_ID"]
     else:
         # A longer path is refused by `podman container cleanup`, which nobody hears.
         runtime = f"/run/user/{user.pw_uid}"
@@ -185,10 +188,12 @@ def run_and_exec_say_125_126_and_127_and_why(p):
     run = ("run", "--rm", "--network", "none", "busy")
     has(p.command.error(*run, "no-such-program", status=127), "executable file")
     has(p.command.error(*run, "/etc/passwd", status=126), "ermission denied")
+    p.command.error(*run, "/etc", status=126)
     p.command.error("run", "--no-such-option", "busy", status=125)
     with p.container() as name:
         p.command.error("exec", name, "no-such-program", status=127)
         p.command.error("exec", name, "/etc/passwd", status=126)
+        p.command.error("exec", name, "/etc", status=126)
 
 
 @both
@@ -262,9 +267,55 @@ def a_healthcheck_tells_health(p):
 
 
 @both
+def a_healthcheck_comes_round_by_itself(p):
+    """By a timer of systemd's."""
+    needs_systemd()
+    with p.container("--health-cmd", "test -f /tmp/well", "--health-interval", "2s", "--health-retries", "1") as name:
+        p.settles(name, ".State.Health.Status", "unhealthy")
+        p("exec", name, "touch", "/tmp/well")
+        p.settles(name, ".State.Health.Status", "healthy")
+
+
+@both
 def a_restart_policy_starts_it_again(p):
     with p.container("--restart", "on-failure:2", command=("false",)) as name:
         p.settles(name, ".RestartCount", "2")
+
+
+COUNTING = ("sh", "-c", "i=0; while echo $((i=i+1)) > /count; do sleep 0.1; done")
+
+
+def count(p, name):
+    return int(p("exec", name, "cat", "/count") or 0)
+
+
+@root.row
+def a_checkpoint_goes_on_where_it_was(p):
+    needs_criu()
+    with p.container(command=COUNTING) as name:
+        eventually(lambda: true(count(p, name) > 3, "it does not count"))
+        before = count(p, name)
+        p("container", "checkpoint", name, seconds=120)
+        same(p.inspect(name, ".State.Running"), "false", "whether it runs")
+        p("container", "restore", name, seconds=120)
+        eventually(lambda: true(count(p, name) > before, "it does not go on"))
+
+
+@root.row
+def a_checkpoint_is_exported_and_restored_under_another_name(p):
+    needs_criu()
+    archive = f"{p.directory}/checkpoint.tar.gz"
+    with p.container(command=COUNTING) as name:
+        eventually(lambda: true(count(p, name) > 3, "it does not count"))
+        p("container", "checkpoint", "--leave-running", "--export", archive, name, seconds=120)
+        before = count(p, name)
+        true(before > 3, "it was not left running")
+        try:
+            p("container", "restore", "--import", archive, "--name", "twin", seconds=120)
+            eventually(lambda: true(count(p, "twin") > before, "it does not go on"))
+            same(p.inspect(name, ".State.Running"), "true", "whether the first runs")
+        finally:
+            p.command.any("rm", "--force", "--time", "0", "twin")
 
 
 # --- limits and rights --------------------------------------------------------------------------------------
@@ -308,7 +359,7 @@ def capabilities_seccomp_and_no_new_privileges(p):
 
 @both
 def privileged_may_do_what_others_may_not(p):
-    p.run("busy", "mount", "-t", "tmpfs", "none", "/tmp", status=1)
+    has(p.command.any("run", "--rm", "--network", "none", "busy", "mount", "-t", "tmpfs", "none", "/tmp").stderr, "denied")
     p.run("--privileged", "busy", "mount", "-t", "tmpfs", "none", "/tmp")
 
 
@@ -399,6 +450,21 @@ def a_build_runs_its_steps(p):
     p.place.file("context/Containerfile", "FROM localhost/busy\nRUN echo built > /built && id -u > /uid\nUSER guest\nRUN id -u > /tmp/uid\nCMD cat /built /uid /tmp/uid\n")
     p("build", "--network", "none", "--tag", "localhost/built", f"{p.place.work}/context", seconds=120)
     same(p.run("localhost/built"), "built\n0\n1000")
+
+
+@both
+def a_debian_installs_and_adds_users(p):
+    p("import", p.place.debian, "localhost/debian", seconds=180)
+    line = """set -e
+useradd --create-home --shell /bin/bash someone
+mkdir -p /made/DEBIAN
+printf '%s\\n' 'Package: made' 'Version: 1' 'Architecture: all' 'Maintainer: me' 'Description: made' > /made/DEBIAN/control
+dpkg-deb --build /made /tmp && apt-get install --yes /tmp/made_1_all.deb
+dpkg-query --show made
+su --login someone --command 'id --user --name; pwd; echo $BASH'"""
+    seen = p.run("localhost/debian", "bash", "-c", line, seconds=180).splitlines()
+    same(seen[-4:], ["made\t1", "someone", "/home/someone", "/bin/bash"], "the end of what it said")
+    p("rmi", "localhost/debian")
 
 
 # --- pods -----------------------------------------------------------------------------------------------------
@@ -499,53 +565,54 @@ def sdnotify_container_tells_when_it_is_ready(p):
             p.command.any("rm", "--force", "--time", "0", "ready")
 
 
-@root.row
+@both
 def a_generated_unit_runs_it(p):
-    needs_systemd()
+    units = Units(p)
     with p.container(name="unit") as name:
         unit = p("generate", "systemd", "--new", name)
-    as_service(p, "corten-generated.service", unit.replace("[Service]", "[Service]\n" + environment(p)))
+    kind = "user" if p.rootless else "system"
+    units.runs(f"systemd/{kind}/corten-generated.service", unit.replace("[Service]", "[Service]\n" + units.environment))
 
 
-@root.row
+@both
 def a_quadlet_unit_runs_it(p):
-    needs_systemd()
+    units = Units(p)
     if not os.path.exists("/usr/lib/systemd/system-generators/podman-system-generator"):
         raise Skip("this Podman has no Quadlet")
-    os.makedirs("/etc/containers/systemd", exist_ok=True)
-    path = "/etc/containers/systemd/corten-quadlet.container"
-    with open(path, "w") as file:
-        file.write(f"[Container]\nImage=localhost/busy\nExec=sleep 1000\nNetwork=none\nContainerName=quad\nNotify=false\n[Service]\n{environment(p)}\n")
-    try:
-        as_service(p, "corten-quadlet.service", None)
-    finally:
-        os.remove(path)
-        Command(["systemctl"])("daemon-reload")
+    units.runs("containers/systemd/corten-quadlet.container", f"""[Container]
+Image=localhost/busy
+Exec=sleep 1000
+Network=none
+[Service]
+{units.environment}
+""")
 
 
-def environment(p):
-    return "\n".join(f"Environment={name}={value}" for name, value in p.environment.items())
+class Units:
+    """Whoever starts this user's services."""
 
+    def __init__(self, p):
+        needs_systemd()
+        self.p = p
+        self.systemctl = Command(["systemctl", *(["--user", f"--machine={USER}@.host"] if p.rootless else [])])
+        self.environment = "\n".join(f"Environment={name}={value}" for name, value in p.environment.items())
 
-def needs_systemd():
-    if not systemd():
-        raise Skip("systemd does not run here")
-
-
-def as_service(p, name, text):
-    """Starts a unit, sees its container run, and stops it."""
-    systemctl = Command(["systemctl"])
-    if text:
-        with open(f"/run/systemd/system/{name}", "w") as file:
-            file.write(text)
-    systemctl("daemon-reload")
-    try:
-        systemctl("start", name, seconds=90)
-        same(systemctl("is-active", name), "active")
-        has(p("ps", "--format", "{{.Command}}"), "sleep 1000")
-        systemctl("stop", name, seconds=90)
-        lacks(p("ps", "--format", "{{.Command}}"), "sleep 1000")
-    finally:
-        systemctl.any("stop", name)
-        if text:
-            os.remove(f"/run/systemd/system/{name}")
+    def runs(self, path, text):
+        """Writes a unit, starts it, sees its container run, and stops it."""
+        path = (f"{pwd.getpwnam(USER).pw_dir}/.config/" if self.p.rootless else "/etc/") + path
+        directory, file = os.path.split(path)
+        name = os.path.splitext(file)[0] + ".service"
+        Command(self.p.prefix)("mkdir", "-p", directory)
+        with open(path, "w") as unit:
+            unit.write(text)
+        try:
+            self.systemctl("daemon-reload")
+            self.systemctl("start", name, seconds=90)
+            same(self.systemctl("is-active", name), "active")
+            has(self.p("ps", "--format", "{{.Command}}"), "sleep 1000")
+            self.systemctl("stop", name, seconds=90)
+            lacks(self.p("ps", "--format", "{{.Command}}"), "sleep 1000")
+        finally:
+            self.systemctl.any("stop", name)
+            os.remove(path)
+            self.systemctl("daemon-reload")
