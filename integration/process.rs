@@ -242,7 +242,8 @@ fn rlimits_are_set_and_the_others_stay_those_of_the_caller() {
 /// CAP_SYS_RESOURCE.
 fn may_raise_limits() -> bool {
     let status = fs::read_to_string("/proc/self/status").expect("read our status");
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("a CapEff line").trim();
+    let effective =
+        status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("a CapEff line").trim();
     u64::from_str_radix(effective, 16).expect("a mask") & 1 << 24 != 0
 }
 
@@ -261,7 +262,9 @@ fn a_hard_limit_above_the_callers_is_given_in_a_user_namespace_too() {
     let report = bundle.exec(&["/witness", "report"]).ok().json();
     assert_eq!(report["rlimits"]["RLIMIT_MSGQUEUE"], json!([more, more]));
     let init = fs::read_to_string(format!("/proc/{}/limits", bundle.pid())).unwrap();
-    assert!(init.lines().any(|line| line.starts_with("Max msgqueue size") && line.contains(&more.to_string())));
+    assert!(
+        init.lines().any(|line| line.starts_with("Max msgqueue size") && line.contains(&more.to_string()))
+    );
 }
 
 #[test]
