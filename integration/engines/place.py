@@ -23,8 +23,7 @@ class Place:
     def file(self, name, text, mode=0o644):
         path = os.path.join(self.work, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w") as file:
-            file.write(text)
+        write(path, text)
         os.chmod(path, mode)
         return path
 
@@ -46,8 +45,7 @@ class Place:
             "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nguest:x:1000:1000::/home:/bin/sh\n",
             "etc/group": "root:x:0:\nguest:x:1000:\nhelpers:x:2000:guest\n",
         }.items():
-            with open(os.path.join(root, name), "w") as file:
-                file.write(text)
+            write(os.path.join(root, name), text)
         with tarfile.open(archive, "w") as file:
             file.add(root, ".")
         return archive
@@ -125,6 +123,11 @@ def group_file(pid, controller, name):
 def read(path):
     with open(path) as file:
         return file.read().rstrip("\n")
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
 
 
 def systemd():

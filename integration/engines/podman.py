@@ -7,30 +7,26 @@ import pwd
 import socket
 import time
 
-from place import USER, can_raise_limits, group_file, need, needs_criu, needs_iptables, needs_systemd, read, subordinate_ids, systemd, unified
+from place import USER, can_raise_limits, group_file, need, needs_criu, needs_iptables, needs_systemd, read, subordinate_ids, systemd, unified, write
 from table import Command, Engine, Failed, Skip, eventually, has, lacks, same, true
 
 
 class Podman:
     """One user's Podman. `podman(...)` is its command."""
 
-    def __init__(self, place, name, prefix=(), directory=None):
+    def __init__(self, place, name, prefix=(), directory=None, settings="/etc/containers"):
         self.place, self.prefix, self.rootless = place, list(prefix), bool(prefix)
         self.directory = directory or place.directory(name)
         self.manager = os.environ.get("ENGINES_CGROUP_MANAGER", "cgroupfs")
-        self.environment = {
-            "CONTAINERS_CONF": self.write(f"{name}.containers.conf", self.containers_conf()),
-            "CONTAINERS_STORAGE_CONF": self.write(f"{name}.storage.conf", self.storage_conf()),
-        }
+        # Where Podman looks by itself, since not all that it starts inherits its environment.
+        Command(self.prefix + ["mkdir", "-p", settings])()
+        for file, text in (("containers.conf", self.containers_conf()), ("storage.conf", self.storage_conf())):
+            write(f"{settings}/{file}", text)
         self.command = self.program("podman")
 
     def program(self, *words):
-        """A command as this Podman's user, with its configuration."""
-        settings = [f"{name}={value}" for name, value in self.environment.items()]
-        return Command(words, prefix=[*self.prefix, "env", *settings])
-
-    def write(self, name, text):
-        return self.place.file(name, text)
+        """A command as this Podman's user."""
+        return Command(words, prefix=self.prefix)
 
     def containers_conf(self):
         # Without CAP_SYS_RESOURCE no limit can be raised to what Podman asks for.
@@ -118,7 +114,7 @@ def rootless(place):
         prefix += [f"HOME={user.pw_dir}", f"USER={USER}", f"XDG_RUNTIME_DIR={runtime}"]
     directory = f"{user.pw_dir}/podman"
     Command(prefix)("mkdir", "-p", directory)
-    podman = Podman(place, "rootless", prefix, directory)
+    podman = Podman(place, "rootless", prefix, directory, f"{user.pw_dir}/.config/containers")
     podman.load()
     try:
         yield podman
@@ -535,8 +531,8 @@ def a_published_port_answers_over_the_bridge(p):
 
 @user.row
 def a_users_network_is_of_its_own(p):
-    if p.prefix[0] == "setpriv" and not os.stat("/dev/net/tun").st_mode & 0o002:
-        raise Skip("/dev/net/tun is not for users")
+    if not os.path.exists("/dev/net/tun") or not os.stat("/dev/net/tun").st_mode & 0o002:
+        raise Skip("users have no /dev/net/tun")
     has(p("run", "--rm", "busy", "ip", "-4", "addr"), "inet ")
 
 
@@ -571,7 +567,7 @@ def a_generated_unit_runs_it(p):
     with p.container(name="unit") as name:
         unit = p("generate", "systemd", "--new", name)
     kind = "user" if p.rootless else "system"
-    units.runs(f"systemd/{kind}/corten-generated.service", unit.replace("[Service]", "[Service]\n" + units.environment))
+    units.runs(f"systemd/{kind}/corten-generated.service", unit)
 
 
 @both
@@ -579,12 +575,10 @@ def a_quadlet_unit_runs_it(p):
     units = Units(p)
     if not os.path.exists("/usr/lib/systemd/system-generators/podman-system-generator"):
         raise Skip("this Podman has no Quadlet")
-    units.runs("containers/systemd/corten-quadlet.container", f"""[Container]
+    units.runs("containers/systemd/corten-quadlet.container", """[Container]
 Image=localhost/busy
 Exec=sleep 1000
 Network=none
-[Service]
-{units.environment}
 """)
 
 
@@ -595,7 +589,6 @@ class Units:
         needs_systemd()
         self.p = p
         self.systemctl = Command(["systemctl", *(["--user", f"--machine={USER}@.host"] if p.rootless else [])])
-        self.environment = "\n".join(f"Environment={name}={value}" for name, value in p.environment.items())
 
     def runs(self, path, text):
         """Writes a unit, starts it, sees its container run, and stops it."""
@@ -603,8 +596,7 @@ class Units:
         directory, file = os.path.split(path)
         name = os.path.splitext(file)[0] + ".service"
         Command(self.p.prefix)("mkdir", "-p", directory)
-        with open(path, "w") as unit:
-            unit.write(text)
+        write(path, text)
         try:
             self.systemctl("daemon-reload")
             self.systemctl("start", name, seconds=90)
