@@ -30,6 +30,6 @@ if options.list:
         for each in engine.rows:
             print(f"{engine.name}: {table.sentence(each)}")
 elif options.table:
-    sys.exit(not table.show(dict(column.split("=", 1) for column in options.words)))
+    sys.exit(not table.show([column.split("=", 1) for column in options.words]))
 else:
     table.run(Place(options.runtime, options.work, options.debian), options.words)

@@ -20,6 +20,9 @@ class Docker:
         self.socket = f"unix://{self.directory}/socket"
         self.log = f"{self.directory}/log"
         self.command = Command(["docker", "--host", self.socket], {"DOCKER_CONFIG": self.directory + "/client"})
+        manager = os.environ.get("ENGINES_CGROUP_MANAGER", "cgroupfs")
+        # Of our own for one container; systemd has it as a slice.
+        self.parent = "corten.slice" if manager == "systemd" else "/of-our-own"
         self.settings = {
             "runtimes": {"corten": {"path": place.runtime}},
             "default-runtime": "corten",
@@ -28,7 +31,7 @@ class Docker:
             "pidfile": f"{self.directory}/pid",
             "containerd": containerd_socket,
             "hosts": [self.socket],
-            "exec-opts": ["native.cgroupdriver=" + os.environ.get("ENGINES_CGROUP_MANAGER", "cgroupfs")],
+            "exec-opts": [f"native.cgroupdriver={manager}"],
             "bip": "10.213.0.1/16",
             "userland-proxy": False,
             "experimental": True,
@@ -398,17 +401,16 @@ def ulimits_are_set(d):
 
 @docker.row
 def cgroup_parent_is_where_it_is(d):
-    parent = "corten.slice" if d.settings["exec-opts"][0].endswith("systemd") else "/of-our-own"
-    with d.container("--cgroup-parent", parent) as name:
-        has(read(f"/proc/{d.pid(name)}/cgroup"), f"/{parent.strip('/')}/")
+    with d.container("--cgroup-parent", d.parent) as name:
+        has(read(f"/proc/{d.pid(name)}/cgroup"), f"{d.parent}/")
 
 
 @docker.row
 def cgroupns_is_private_or_the_hosts(d):
     private = d.run("--cgroupns", "private", "busy", "cat", "/proc/self/cgroup")
     lacks(private, "docker")
-    shared = d.run("--cgroupns", "host", "--cgroup-parent", "/of-our-own", "busy", "cat", "/proc/self/cgroup")
-    has(shared, "of-our-own")
+    shared = d.run("--cgroupns", "host", "--cgroup-parent", d.parent, "busy", "cat", "/proc/self/cgroup")
+    has(shared, d.parent)
 
 
 @docker.row
