@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, skip};
 use crate::cgroups::hierarchy;
+use crate::namespaces::map_users;
 
 fn names(list: &Value) -> BTreeSet<&str> {
     list.as_array().expect("a list").iter().map(|name| name.as_str().expect("a name")).collect()
@@ -36,7 +37,7 @@ fn a_program_that_cannot_be_run_is_refused_at_create_in_the_words_that_engines_r
     let table: [(&str, &[&str]); 6] = [
         ("nothing", &["exec: \"nothing\": executable file not found in $PATH"]),
         ("/bin/nothing", &["exec: \"/bin/nothing\": stat /bin/nothing: no such file or directory"]),
-        ("/etc", &["exec: \"/etc\": is a directory"]),
+        ("/etc", &["exec: \"/etc\": is a directory: permission denied"]),
         ("/plain", &["exec: \"/plain\": permission denied"]),
         ("/plain/below", &["not a directory"]),
         ("./nothing", &["no such file or directory"]),
@@ -236,6 +237,34 @@ fn rlimits_are_set_and_the_others_stay_those_of_the_caller() {
     assert_eq!(limits["RLIMIT_STACK"], json!([1_048_576, 2_097_152]));
     let (soft, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NPROC).unwrap();
     assert_eq!(limits["RLIMIT_NPROC"], json!([soft, hard]));
+}
+
+/// CAP_SYS_RESOURCE.
+fn may_raise_limits() -> bool {
+    let status = fs::read_to_string("/proc/self/status").expect("read our status");
+    let effective =
+        status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("a CapEff line").trim();
+    u64::from_str_radix(effective, 16).expect("a mask") & 1 << 24 != 0
+}
+
+/// As root of a user namespace nobody may, so it has to happen before.
+#[test]
+fn a_hard_limit_above_the_callers_is_given_in_a_user_namespace_too() {
+    let mut bundle = bundle!();
+    if !may_raise_limits() {
+        skip!("no CAP_SYS_RESOURCE: no limit can be raised");
+    }
+    let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_MSGQUEUE).unwrap();
+    let more = hard.checked_add(1).expect("a machine that limits message queues");
+    map_users(&mut bundle);
+    bundle.set("/process/rlimits", json!([{"type": "RLIMIT_MSGQUEUE", "soft": more, "hard": more}]));
+    bundle.running();
+    let report = bundle.exec(&["/witness", "report"]).ok().json();
+    assert_eq!(report["rlimits"]["RLIMIT_MSGQUEUE"], json!([more, more]));
+    let init = fs::read_to_string(format!("/proc/{}/limits", bundle.pid())).unwrap();
+    assert!(
+        init.lines().any(|line| line.starts_with("Max msgqueue size") && line.contains(&more.to_string()))
+    );
 }
 
 #[test]

@@ -21,6 +21,7 @@ options.add_argument("--list", action="store_true")
 options.add_argument("--table", action="store_true")
 options.add_argument("--runtime")
 options.add_argument("--work")
+options.add_argument("--debian")
 options.add_argument("words", nargs="*")
 options = options.parse_args()
 
@@ -29,6 +30,6 @@ if options.list:
         for each in engine.rows:
             print(f"{engine.name}: {table.sentence(each)}")
 elif options.table:
-    sys.exit(not table.show(dict(column.split("=", 1) for column in options.words)))
+    sys.exit(not table.show([column.split("=", 1) for column in options.words]))
 else:
-    table.run(Place(options.runtime, options.work), options.words)
+    table.run(Place(options.runtime, options.work, options.debian), options.words)

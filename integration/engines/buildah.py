@@ -4,7 +4,7 @@ import contextlib
 
 from place import need
 from podman import Podman
-from table import Engine, has, same
+from table import Command, Engine, has, same
 
 
 @contextlib.contextmanager
@@ -12,9 +12,8 @@ def start(place):
     need("buildah")
     # Its storage is Podman's, and so are its settings; the runtime it takes from the environment.
     podman = Podman(place, "buildah")
-    podman.environment |= {"BUILDAH_RUNTIME": place.runtime, "BUILDAH_ISOLATION": "oci"}
     podman.load()
-    buildah = podman.program("buildah")
+    buildah = Command(["buildah"], {"BUILDAH_RUNTIME": place.runtime, "BUILDAH_ISOLATION": "oci"})
     try:
         yield buildah
     finally:

@@ -1,10 +1,13 @@
 """containerd: tasks by `ctr run --runc-binary`, through containerd-shim-runc-v2."""
 
 import contextlib
+import json
 import os
 import re
+import struct
+import time
 
-from place import group_file, need, unified
+from place import group_file, need, needs_criu, needs_systemd, read, unified
 from table import Command, Engine, daemon, eventually, has, same, true
 
 SHIM = "io.containerd.runc.v2"
@@ -37,7 +40,7 @@ address = "{socket}"
 class Containerd:
     def __init__(self, place, socket, daemons):
         self.ctr = Command(["ctr", "--address", socket])
-        self.runtime, self.daemons = place.runtime, daemons
+        self.place, self.runtime, self.socket, self.daemons = place, place.runtime, socket, daemons
         self.run_words = ["--runtime", SHIM, "--runc-binary", self.runtime, "--snapshotter", "native"]
 
     def run(self, *words, **more):
@@ -56,6 +59,24 @@ class Containerd:
     def tasks(self):
         lines = self.ctr("task", "list").splitlines()[1:]
         return {each[0]: (int(each[1]), each[2]) for each in map(str.split, lines)}
+
+    def update(self, name, resources):
+        """What ctr has no word for: one call of containerd's service for tasks, by gRPC."""
+
+        def field(number, data):
+            assert len(data) < 1 << 14
+            return bytes([number << 3 | 2, len(data) & 127 | 128, len(data) >> 7]) + data
+
+        kind = b"types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
+        message = field(1, name.encode()) + field(2, field(1, kind) + field(2, json.dumps(resources).encode()))
+        request = self.place.directory("containerd") + "/request"
+        with open(request, "wb") as file:
+            file.write(struct.pack(">BI", 0, len(message)) + message)
+        headers = ["content-type: application/grpc", "te: trailers", "containerd-namespace: default"]
+        curl = Command(["curl", "--silent", "--show-error", "--http2-prior-knowledge", "--unix-socket", self.socket])
+        words = [word for header in headers for word in ("--header", header)]
+        words += ["--data-binary", f"@{request}", "--dump-header", "-", "--output", "/dev/null"]
+        has(curl(*words, "http://containerd/containerd.services.tasks.v1.Tasks/Update"), "grpc-status: 0")
 
     def is_in(self, name, status):
         def check():
@@ -153,6 +174,29 @@ def a_memory_limit_is_in_force(c):
 
 
 @containerd.row
+def update_changes_limits(c):
+    need("curl")
+    with c.task("updated", options=["--memory-limit", str(64 << 20)]):
+        resources = {"memory": {"limit": 96 << 20}, "cpu": {"quota": 25000, "period": 100000}, "pids": {"limit": 77}}
+        c.update("updated", resources)
+        pid = c.tasks()["updated"][0]
+        same(group_file(pid, "memory", "memory.max" if unified() else "memory.limit_in_bytes"), str(96 << 20))
+        same(group_file(pid, "cpu", "cpu.max" if unified() else "cpu.cfs_quota_us").split()[0], "25000")
+        same(group_file(pid, "pids", "pids.max"), "77")
+
+
+@containerd.row
+def a_scope_of_systemds_is_its_group(c):
+    needs_systemd()
+    with c.task("scoped", options=["--runc-systemd-cgroup", "--cgroup", "system.slice:ctr:scoped", "--memory-limit", str(64 << 20)]):
+        pid = c.tasks()["scoped"][0]
+        has(read(f"/proc/{pid}/cgroup"), "/system.slice/ctr-scoped.scope")
+        same(group_file(pid, "memory", "memory.max"), str(64 << 20), "memory.max")
+        same(Command(["systemctl"])("show", "--property=MemoryMax", "ctr-scoped.scope"), f"MemoryMax={64 << 20}")
+    eventually(lambda: same(Command(["systemctl"])("is-active", "ctr-scoped.scope", status=3), "inactive", "the scope"))
+
+
+@containerd.row
 def metrics_are_those_of_the_container(c):
     with c.task("measured"):
         metrics = c.ctr("task", "metrics", "measured")
@@ -189,6 +233,24 @@ def a_task_outlives_its_daemon_and_obeys_the_next_one(c):
         same(c.ctr("task", "exec", "--exec-id", "late", "survivor", "echo", "here"), "here")
         c.ctr("task", "kill", "--signal", "SIGKILL", "survivor")
         c.is_in("survivor", "STOPPED")
+
+
+@containerd.row
+def a_checkpoint_of_a_task_goes_on_where_it_was(c):
+    needs_criu()
+    # Its output would be a pipe of the shim's, which no other shim has.
+    with c.task("counter", "sh", "-c", "exec >/dev/null 2>&1 </dev/null; i=0; while echo $((i=i+1)) > /count; do sleep 0.1; done"):
+        count = lambda name: int(c.ctr("task", "exec", "--exec-id", f"look-{time.monotonic()}", name, "cat", "/count") or 0)
+        eventually(lambda: true(count("counter") > 3, "it does not count"))
+        c.ctr("container", "checkpoint", "--image", "--rw", "--task", "counter", "counted", seconds=120)
+        before = count("counter")
+    c.ctr("container", "restore", "--rw", "--live", "again", "counted", seconds=120)
+    try:
+        eventually(lambda: true(count("again") > before, "it does not go on"))
+    finally:
+        c.ctr.any("task", "kill", "--signal", "SIGKILL", "again")
+        c.ctr.any("task", "delete", "--force", "again")
+        c.ctr.any("container", "delete", "again")
 
 
 @containerd.row

@@ -7,7 +7,7 @@ import re
 import time
 
 import containerd as lower
-from place import USER, group_file, need, needs_apparmor, needs_iptables, read, subordinate_ids, unified
+from place import USER, group_file, need, needs_apparmor, needs_criu, needs_iptables, read, subordinate_ids, unified
 from table import Command, Engine, Skip, daemon, eventually, has, lacks, same, true
 
 
@@ -20,6 +20,9 @@ class Docker:
         self.socket = f"unix://{self.directory}/socket"
         self.log = f"{self.directory}/log"
         self.command = Command(["docker", "--host", self.socket], {"DOCKER_CONFIG": self.directory + "/client"})
+        manager = os.environ.get("ENGINES_CGROUP_MANAGER", "cgroupfs")
+        # Of our own for one container; systemd has it as a slice.
+        self.parent = "corten.slice" if manager == "systemd" else "/of-our-own"
         self.settings = {
             "runtimes": {"corten": {"path": place.runtime}},
             "default-runtime": "corten",
@@ -28,9 +31,10 @@ class Docker:
             "pidfile": f"{self.directory}/pid",
             "containerd": containerd_socket,
             "hosts": [self.socket],
-            "exec-opts": ["native.cgroupdriver=" + os.environ.get("ENGINES_CGROUP_MANAGER", "cgroupfs")],
+            "exec-opts": [f"native.cgroupdriver={manager}"],
             "bip": "10.213.0.1/16",
             "userland-proxy": False,
+            "experimental": True,
             "debug": True,
             **settings,
         }
@@ -170,6 +174,7 @@ def exec_says_126_and_127_and_why(d):
         for program, statuses, words in (
             ("no-such-program", (126, 127), "executable file not found in $PATH"),
             ("/etc/passwd", (126,), "permission denied"),
+            ("/etc", (126,), "is a directory"),
         ):
             done = d.command.any("exec", name, program)
             has(done.stdout + done.stderr, words)
@@ -287,6 +292,20 @@ def many_containers_live_at_once(d):
 
 
 @docker.row
+def a_checkpoint_goes_on_where_it_was(d):
+    needs_criu()
+    line = "i=0; while echo $((i=i+1)); do sleep 0.1; done"
+    with d.container("--network", "none", "--security-opt", "seccomp=unconfined", command=("sh", "-c", line)) as name:
+        eventually(lambda: has(d("logs", name), "5\n"))
+        d("checkpoint", "create", name, "one", seconds=120)
+        d.settles(name, ".State.Status", "exited")
+        before = len(d("logs", name).splitlines())
+        d("start", "--checkpoint", "one", name, seconds=120)
+        eventually(lambda: has(d("logs", name), f"\n{before + 5}\n"))
+        same(d("logs", name).splitlines().count("1"), 1, "number of lives")
+
+
+@docker.row
 def containers_outlive_the_daemon(d):
     """Live restore: the daemon is killed, and the next one finds them."""
     with d.container(command=("sh", "-c", "while :; do date +%N; sleep 0.2; done")) as name:
@@ -382,17 +401,16 @@ def ulimits_are_set(d):
 
 @docker.row
 def cgroup_parent_is_where_it_is(d):
-    parent = "corten.slice" if d.settings["exec-opts"][0].endswith("systemd") else "/of-our-own"
-    with d.container("--cgroup-parent", parent) as name:
-        has(read(f"/proc/{d.pid(name)}/cgroup"), f"/{parent.strip('/')}/")
+    with d.container("--cgroup-parent", d.parent) as name:
+        has(read(f"/proc/{d.pid(name)}/cgroup"), f"{d.parent}/")
 
 
 @docker.row
 def cgroupns_is_private_or_the_hosts(d):
     private = d.run("--cgroupns", "private", "busy", "cat", "/proc/self/cgroup")
     lacks(private, "docker")
-    shared = d.run("--cgroupns", "host", "--cgroup-parent", "/of-our-own", "busy", "cat", "/proc/self/cgroup")
-    has(shared, "of-our-own")
+    shared = d.run("--cgroupns", "host", "--cgroup-parent", d.parent, "busy", "cat", "/proc/self/cgroup")
+    has(shared, d.parent)
 
 
 @docker.row
@@ -446,7 +464,7 @@ def an_apparmor_profile_confines_it(d):
 
 @docker.row
 def privileged_may_do_what_others_may_not(d):
-    d.run("busy", "mount", "-t", "tmpfs", "none", "/tmp", status=1)
+    has(d.command.any("run", "--rm", "busy", "mount", "-t", "tmpfs", "none", "/tmp").stderr, "denied")
     d.run("--privileged", "busy", "sh", "-c", "mount -t tmpfs none /tmp && mknod /tmp/k c 1 11 && head -c 0 /tmp/k && test -w /proc/sys/kernel/hostname")
 
 
@@ -660,6 +678,21 @@ CMD cat /built /uid /tmp/uid
 
 
 @docker.row
+def a_debian_builds_installs_and_runs(d):
+    d("import", d.place.debian, "debian", seconds=180)
+    d.place.file("docker/debian/Dockerfile", """FROM debian
+RUN useradd --create-home --shell /bin/bash someone
+RUN mkdir -p /made/DEBIAN && printf '%s\\n' 'Package: made' 'Version: 1' 'Architecture: all' 'Maintainer: me' 'Description: made' > /made/DEBIAN/control \\
+    && dpkg-deb --build /made /tmp && apt-get install --yes /tmp/made_1_all.deb
+""")
+    builder = {**d.command.env, "DOCKER_BUILDKIT": "0"}
+    Command(d.command.words, builder)("build", "--tag", "debian-made", f"{d.directory}/debian", seconds=180)
+    same(d.run("debian-made", "dpkg-query", "--show", "made"), "made\t1")
+    same(d.run("debian-made", "su", "--login", "someone", "--command", "id --user --name; pwd; echo $BASH"), "someone\n/home/someone\n/bin/bash")
+    d("rmi", "--force", "debian-made", "debian")
+
+
+@docker.row
 def a_build_step_that_fails_is_named(d):
     d.place.file("docker/broken/Dockerfile", "FROM busy\nRUN exit 3\n")
     broken = Command(d.command.words, {**d.command.env, "DOCKER_BUILDKIT": "0"}).any("build", "--force-rm", f"{d.directory}/broken")
@@ -686,6 +719,7 @@ def run_says_125_126_and_127_and_why(d):
     has(d.command.error("run", "--rm", "busy", "no-such-program", status=127), "executable file not found in $PATH")
     has(d.command.error("run", "--rm", "busy", "/no/such/program", status=127), "no such file or directory")
     has(d.command.error("run", "--rm", "busy", "/etc/passwd", status=126), "permission denied")
+    d.command.error("run", "--rm", "busy", "/etc", status=126)
     d.command.error("run", "--rm", "--no-such-option", "busy", status=125)
 
 

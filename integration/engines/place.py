@@ -11,8 +11,8 @@ from table import Command, Skip
 
 
 class Place:
-    def __init__(self, runtime, work):
-        self.runtime, self.work = os.path.abspath(runtime), work
+    def __init__(self, runtime, work, debian):
+        self.runtime, self.work, self.debian = os.path.abspath(runtime), work, os.path.abspath(debian)
         os.makedirs(work, exist_ok=True)
 
     def directory(self, *parts):
@@ -23,8 +23,7 @@ class Place:
     def file(self, name, text, mode=0o644):
         path = os.path.join(self.work, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "w") as file:
-            file.write(text)
+        write(path, text)
         os.chmod(path, mode)
         return path
 
@@ -46,8 +45,7 @@ class Place:
             "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nguest:x:1000:1000::/home:/bin/sh\n",
             "etc/group": "root:x:0:\nguest:x:1000:\nhelpers:x:2000:guest\n",
         }.items():
-            with open(os.path.join(root, name), "w") as file:
-                file.write(text)
+            write(os.path.join(root, name), text)
         with tarfile.open(archive, "w") as file:
             file.add(root, ".")
         return archive
@@ -127,8 +125,18 @@ def read(path):
         return file.read().rstrip("\n")
 
 
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
 def systemd():
     return os.path.isdir("/run/systemd/system")
+
+
+def needs_systemd():
+    if not systemd():
+        raise Skip("systemd does not run here")
 
 
 def can_raise_limits():
@@ -151,6 +159,13 @@ def subordinate_ids():
         if name == USER:
             return int(first)
     raise Skip(f"{USER} has no subordinate ids")
+
+
+def needs_criu():
+    need("criu")
+    done = Command(["criu", "check"]).any()
+    if done.returncode:
+        raise Skip(f"criu check: {(done.stderr.splitlines() or ['it fails'])[0]}")
 
 
 def needs_iptables():

@@ -4,34 +4,29 @@ import contextlib
 import json
 import os
 import pwd
-import shutil
 import socket
 import time
 
-from place import USER, can_raise_limits, group_file, need, needs_iptables, read, subordinate_ids, systemd, unified
+from place import USER, can_raise_limits, group_file, need, needs_criu, needs_iptables, needs_systemd, read, subordinate_ids, systemd, unified, write
 from table import Command, Engine, Failed, Skip, eventually, has, lacks, same, true
 
 
 class Podman:
     """One user's Podman. `podman(...)` is its command."""
 
-    def __init__(self, place, name, prefix=(), directory=None):
+    def __init__(self, place, name, prefix=(), directory=None, settings="/etc/containers"):
         self.place, self.prefix, self.rootless = place, list(prefix), bool(prefix)
         self.directory = directory or place.directory(name)
         self.manager = os.environ.get("ENGINES_CGROUP_MANAGER", "cgroupfs")
-        self.environment = {
-            "CONTAINERS_CONF": self.write(f"{name}.containers.conf", self.containers_conf()),
-            "CONTAINERS_STORAGE_CONF": self.write(f"{name}.storage.conf", self.storage_conf()),
-        }
+        # Where Podman looks by itself, since not all that it starts inherits its environment.
+        Command(self.prefix + ["mkdir", "-p", settings])()
+        for file, text in (("containers.conf", self.containers_conf()), ("storage.conf", self.storage_conf())):
+            write(f"{settings}/{file}", text)
         self.command = self.program("podman")
 
     def program(self, *words):
-        """A command as this Podman's user, with its configuration."""
-        settings = [f"{name}={value}" for name, value in self.environment.items()]
-        return Command(words, prefix=[*self.prefix, "env", *settings])
-
-    def write(self, name, text):
-        return self.place.file(name, text)
+        """A command as this Podman's user."""
+        return Command(words, prefix=self.prefix)
 
     def containers_conf(self):
         # Without CAP_SYS_RESOURCE no limit can be raised to what Podman asks for.
@@ -103,8 +98,12 @@ def rootless(place):
     need("podman")
     subordinate_ids()
     user = pwd.getpwnam(USER)
-    if shutil.which("as-user"):
-        prefix = ["as-user"]
+    if systemd():
+        Command(["loginctl"])("enable-linger", USER)
+        Command(["systemctl"])("start", f"user@{user.pw_uid}.service")
+        # As from a shell: what a command leaves behind stays, and with INVOCATION_ID Podman would make no scopes.
+        prefix = ["systemd-run", "--quiet", "--user", f"--machine={USER}@.host", "--pipe", "--wait", "--property=Delegate=yes"]
+        prefix += ["--property=KillMode=process", "--", "env", "--unset=INVOCATION_ID"]
     else:
         # A longer path is refused by `podman container cleanup`, which nobody hears.
         runtime = f"/run/user/{user.pw_uid}"
@@ -115,7 +114,7 @@ def rootless(place):
         prefix += [f"HOME={user.pw_dir}", f"USER={USER}", f"XDG_RUNTIME_DIR={runtime}"]
     directory = f"{user.pw_dir}/podman"
     Command(prefix)("mkdir", "-p", directory)
-    podman = Podman(place, "rootless", prefix, directory)
+    podman = Podman(place, "rootless", prefix, directory, f"{user.pw_dir}/.config/containers")
     podman.load()
     try:
         yield podman
@@ -185,10 +184,12 @@ def run_and_exec_say_125_126_and_127_and_why(p):
     run = ("run", "--rm", "--network", "none", "busy")
     has(p.command.error(*run, "no-such-program", status=127), "executable file")
     has(p.command.error(*run, "/etc/passwd", status=126), "ermission denied")
+    p.command.error(*run, "/etc", status=126)
     p.command.error("run", "--no-such-option", "busy", status=125)
     with p.container() as name:
         p.command.error("exec", name, "no-such-program", status=127)
         p.command.error("exec", name, "/etc/passwd", status=126)
+        p.command.error("exec", name, "/etc", status=126)
 
 
 @both
@@ -262,9 +263,55 @@ def a_healthcheck_tells_health(p):
 
 
 @both
+def a_healthcheck_comes_round_by_itself(p):
+    """By a timer of systemd's."""
+    needs_systemd()
+    with p.container("--health-cmd", "test -f /tmp/well", "--health-interval", "2s", "--health-retries", "1") as name:
+        p.settles(name, ".State.Health.Status", "unhealthy")
+        p("exec", name, "touch", "/tmp/well")
+        p.settles(name, ".State.Health.Status", "healthy")
+
+
+@both
 def a_restart_policy_starts_it_again(p):
     with p.container("--restart", "on-failure:2", command=("false",)) as name:
         p.settles(name, ".RestartCount", "2")
+
+
+COUNTING = ("sh", "-c", "i=0; while echo $((i=i+1)) > /count; do sleep 0.1; done")
+
+
+def count(p, name):
+    return int(p("exec", name, "cat", "/count") or 0)
+
+
+@root.row
+def a_checkpoint_goes_on_where_it_was(p):
+    needs_criu()
+    with p.container(command=COUNTING) as name:
+        eventually(lambda: true(count(p, name) > 3, "it does not count"))
+        before = count(p, name)
+        p("container", "checkpoint", name, seconds=120)
+        same(p.inspect(name, ".State.Running"), "false", "whether it runs")
+        p("container", "restore", name, seconds=120)
+        eventually(lambda: true(count(p, name) > before, "it does not go on"))
+
+
+@root.row
+def a_checkpoint_is_exported_and_restored_under_another_name(p):
+    needs_criu()
+    archive = f"{p.directory}/checkpoint.tar.gz"
+    with p.container(command=COUNTING) as name:
+        eventually(lambda: true(count(p, name) > 3, "it does not count"))
+        p("container", "checkpoint", "--leave-running", "--export", archive, name, seconds=120)
+        before = count(p, name)
+        true(before > 3, "it was not left running")
+        try:
+            p("container", "restore", "--import", archive, "--name", "twin", seconds=120)
+            eventually(lambda: true(count(p, "twin") > before, "it does not go on"))
+            same(p.inspect(name, ".State.Running"), "true", "whether the first runs")
+        finally:
+            p.command.any("rm", "--force", "--time", "0", "twin")
 
 
 # --- limits and rights --------------------------------------------------------------------------------------
@@ -308,7 +355,7 @@ def capabilities_seccomp_and_no_new_privileges(p):
 
 @both
 def privileged_may_do_what_others_may_not(p):
-    p.run("busy", "mount", "-t", "tmpfs", "none", "/tmp", status=1)
+    has(p.command.any("run", "--rm", "--network", "none", "busy", "mount", "-t", "tmpfs", "none", "/tmp").stderr, "denied")
     p.run("--privileged", "busy", "mount", "-t", "tmpfs", "none", "/tmp")
 
 
@@ -401,6 +448,21 @@ def a_build_runs_its_steps(p):
     same(p.run("localhost/built"), "built\n0\n1000")
 
 
+@both
+def a_debian_installs_and_adds_users(p):
+    p("import", p.place.debian, "localhost/debian", seconds=180)
+    line = """set -e
+useradd --create-home --shell /bin/bash someone
+mkdir -p /made/DEBIAN
+printf '%s\\n' 'Package: made' 'Version: 1' 'Architecture: all' 'Maintainer: me' 'Description: made' > /made/DEBIAN/control
+dpkg-deb --build /made /tmp && apt-get install --yes /tmp/made_1_all.deb
+dpkg-query --show made
+su --login someone --command 'id --user --name; pwd; echo $BASH'"""
+    seen = p.run("localhost/debian", "bash", "-c", line, seconds=180).splitlines()
+    same(seen[-4:], ["made\t1", "someone", "/home/someone", "/bin/bash"], "the end of what it said")
+    p("rmi", "localhost/debian")
+
+
 # --- pods -----------------------------------------------------------------------------------------------------
 
 
@@ -469,8 +531,8 @@ def a_published_port_answers_over_the_bridge(p):
 
 @user.row
 def a_users_network_is_of_its_own(p):
-    if p.prefix[0] == "setpriv" and not os.stat("/dev/net/tun").st_mode & 0o002:
-        raise Skip("/dev/net/tun is not for users")
+    if not os.path.exists("/dev/net/tun") or not os.stat("/dev/net/tun").st_mode & 0o002:
+        raise Skip("users have no /dev/net/tun")
     has(p("run", "--rm", "busy", "ip", "-4", "addr"), "inet ")
 
 
@@ -499,53 +561,50 @@ def sdnotify_container_tells_when_it_is_ready(p):
             p.command.any("rm", "--force", "--time", "0", "ready")
 
 
-@root.row
+@both
 def a_generated_unit_runs_it(p):
-    needs_systemd()
+    units = Units(p)
     with p.container(name="unit") as name:
         unit = p("generate", "systemd", "--new", name)
-    as_service(p, "corten-generated.service", unit.replace("[Service]", "[Service]\n" + environment(p)))
+    kind = "user" if p.rootless else "system"
+    units.runs(f"systemd/{kind}/corten-generated.service", unit)
 
 
-@root.row
+@both
 def a_quadlet_unit_runs_it(p):
-    needs_systemd()
+    units = Units(p)
     if not os.path.exists("/usr/lib/systemd/system-generators/podman-system-generator"):
         raise Skip("this Podman has no Quadlet")
-    os.makedirs("/etc/containers/systemd", exist_ok=True)
-    path = "/etc/containers/systemd/corten-quadlet.container"
-    with open(path, "w") as file:
-        file.write(f"[Container]\nImage=localhost/busy\nExec=sleep 1000\nNetwork=none\nContainerName=quad\nNotify=false\n[Service]\n{environment(p)}\n")
-    try:
-        as_service(p, "corten-quadlet.service", None)
-    finally:
-        os.remove(path)
-        Command(["systemctl"])("daemon-reload")
+    units.runs("containers/systemd/corten-quadlet.container", """[Container]
+Image=localhost/busy
+Exec=sleep 1000
+Network=none
+""")
 
 
-def environment(p):
-    return "\n".join(f"Environment={name}={value}" for name, value in p.environment.items())
+class Units:
+    """Whoever starts this user's services."""
 
+    def __init__(self, p):
+        needs_systemd()
+        self.p = p
+        self.systemctl = Command(["systemctl", *(["--user", f"--machine={USER}@.host"] if p.rootless else [])])
 
-def needs_systemd():
-    if not systemd():
-        raise Skip("systemd does not run here")
-
-
-def as_service(p, name, text):
-    """Starts a unit, sees its container run, and stops it."""
-    systemctl = Command(["systemctl"])
-    if text:
-        with open(f"/run/systemd/system/{name}", "w") as file:
-            file.write(text)
-    systemctl("daemon-reload")
-    try:
-        systemctl("start", name, seconds=90)
-        same(systemctl("is-active", name), "active")
-        has(p("ps", "--format", "{{.Command}}"), "sleep 1000")
-        systemctl("stop", name, seconds=90)
-        lacks(p("ps", "--format", "{{.Command}}"), "sleep 1000")
-    finally:
-        systemctl.any("stop", name)
-        if text:
-            os.remove(f"/run/systemd/system/{name}")
+    def runs(self, path, text):
+        """Writes a unit, starts it, sees its container run, and stops it."""
+        path = (f"{pwd.getpwnam(USER).pw_dir}/.config/" if self.p.rootless else "/etc/") + path
+        directory, file = os.path.split(path)
+        name = os.path.splitext(file)[0] + ".service"
+        Command(self.p.prefix)("mkdir", "-p", directory)
+        write(path, text)
+        try:
+            self.systemctl("daemon-reload")
+            self.systemctl("start", name, seconds=90)
+            same(self.systemctl("is-active", name), "active")
+            has(self.p("ps", "--format", "{{.Command}}"), "sleep 1000")
+            self.systemctl("stop", name, seconds=90)
+            lacks(self.p("ps", "--format", "{{.Command}}"), "sleep 1000")
+        finally:
+            self.systemctl.any("stop", name)
+            os.remove(path)
+            self.systemctl("daemon-reload")

@@ -31,6 +31,8 @@ def network():
         ip("link", "add", "swarm", "type", "bridge")
         stack.callback(ip, "link", "delete", "swarm")
         ip("link", "set", "swarm", "up")
+        # A dockerd that was here before has frames on bridges filtered too, and forwards nothing that is not its own.
+        Command(["iptables"])("--policy", "FORWARD", "ACCEPT")
         for name, address in ADDRESSES.items():
             ip("netns", "add", name)
             stack.callback(ip, "netns", "delete", name)

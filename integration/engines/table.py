@@ -78,10 +78,12 @@ def chosen(engine, each, words):
     return not words or any(word in text for word in words)
 
 
-def show(columns):
-    """Prints one table of what was printed in several places; true when nothing failed and something ran."""
+def show(files):
+    """Prints one table of what was printed in several places; true when nothing failed and something ran. Of two files
+    for one place the later one has the last word on a row."""
     seen = {}
-    for place, path in columns.items():
+    columns = list(dict.fromkeys(place for place, _ in files))
+    for place, path in files:
         for engine, feature, verdict, reason in results(path):
             seen.setdefault((engine, feature), {})[place] = (verdict, reason if verdict == "skip" else "")
     width = max([len(feature) for _, feature in seen] + [7])

@@ -218,6 +218,8 @@ fn not_executable(candidates: &[CString], errno: Errno, note: &Note) -> Error {
             anyhow!("exec: {name:?}: executable file not found in $PATH")
         }
         Errno::ENOENT | Errno::ENOTDIR => anyhow!("exec: {path:?}: stat {path}: {}", lower(errno)),
+        // Of runc's words for it Docker knows the older until 20.10, and the newer since.
+        Errno::EISDIR => anyhow!("exec: {path:?}: is a directory: permission denied"),
         _ => anyhow!("exec: {path:?}: {}", lower(errno)),
     }
 }

@@ -28,8 +28,8 @@ use crate::host::{hooks, notify};
 use crate::init::{self, Birthright, Gate};
 use crate::log::Log;
 use crate::plan::cgroup::Location;
-use crate::plan::{GroupPlan, Hook, HookPoint, Plan};
-use crate::sys::process::set_affinity;
+use crate::plan::{Action, GroupPlan, Hook, HookPoint, Plan};
+use crate::sys::process::{raise_hard_limit, set_affinity};
 use crate::sys::procfs::Procfs;
 use crate::{timing, wire};
 use converse::Conversation;
@@ -327,11 +327,22 @@ fn deliver(
         Some(score) => Lent::new(score)?,
         None => None,
     };
+    raise_limits(plan);
     let child = spawn::spawn(&plan.enter, slots, birthplace, inside);
     // Even without a child.
     lent.map_or(Ok(()), Lent::end)?;
     timing::done("clone");
     Ok((child?, ours))
+}
+
+/// Only who has CAP_SYS_RESOURCE in the first user namespace may raise a hard limit, so a child that is born in another
+/// inherits ours. What we may not raise either is refused by the child's own step, which has the words for it.
+fn raise_limits(plan: &Plan) {
+    for step in &plan.steps {
+        if let Action::Rlimit { resource, hard, .. } = step.action {
+            let _ = raise_hard_limit(resource, hard);
+        }
+    }
 }
 
 fn write_state(room: &Room, state: &State) -> Result<()> {

@@ -307,6 +307,14 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Raise the calling process's hard limit to a value, if it is lower (prlimit(2)); the soft one stays.
+pub fn raise_hard_limit(resource: u32, hard: u64) -> Result<(), Errno> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to one live `rlimit`, which the kernel fills.
+    checked(unsafe { libc::getrlimit(resource, &mut limit) }.into())?;
+    if limit.rlim_max < hard { set_limit(resource, limit.rlim_cur, hard) } else { Ok(()) }
+}
+
 /// Block no signal, and die of SIGPIPE, which Rust programs ignore: what a new program expects.
 pub fn restore_signals() -> Result<(), Errno> {
     // SAFETY: SIG_DFL is a valid action for SIGPIPE.
