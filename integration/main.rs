@@ -20,6 +20,7 @@ mod hooks;
 mod labels;
 mod lifecycle;
 mod limits;
+mod migration;
 mod mount_options;
 mod mounts;
 mod namespaces;
