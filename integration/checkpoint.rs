@@ -17,19 +17,21 @@ use crate::call::{Call, Output, eventually};
 use crate::terminal::{Screen, created, receive_file};
 
 /// What criu does by ptrace(2) and with tables of packet filters takes its time in an emulated machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Leaves a test where criu is missing or does not work on this kernel.
 macro_rules! criu_bundle {
     () => {{
-        if let Some(reason) = criu_reason() {
+        if let Some(reason) = $crate::checkpoint::criu_reason() {
             skip!("{reason}");
         }
         bundle!()
     }};
 }
 
-fn criu_reason() -> Option<String> {
+pub(crate) use criu_bundle;
+
+pub fn criu_reason() -> Option<String> {
     static REASON: OnceLock<Option<String>> = OnceLock::new();
     REASON
         .get_or_init(|| match Command::new("criu").arg("check").output() {
@@ -44,7 +46,7 @@ fn criu_reason() -> Option<String> {
 }
 
 /// Whether this criu, on this kernel, has an ability.
-fn has(feature: &str) -> bool {
+pub fn has(feature: &str) -> bool {
     Command::new("criu")
         .args(["check", "--feature", feature])
         .output()
@@ -52,11 +54,11 @@ fn has(feature: &str) -> bool {
 }
 
 impl Bundle {
-    fn images(&self) -> PathBuf {
+    pub fn images(&self) -> PathBuf {
         self.scratch().join("images")
     }
 
-    fn checkpoint(&self, options: &[&str]) -> Output {
+    pub fn checkpoint(&self, options: &[&str]) -> Output {
         self.checkpoint_to(&self.images(), options)
     }
 
@@ -65,18 +67,18 @@ impl Bundle {
         call.spawn().wait_within(PATIENCE)
     }
 
-    fn restoring(&self, options: &[&str]) -> Call {
+    pub fn restoring(&self, options: &[&str]) -> Call {
         let call = self.call(["restore", "--image-path"]).arg(self.images());
         let call = call.arg("--bundle").arg(self.path()).arg("--pid-file").arg(self.pid_file());
         call.args(options).arg(&self.id)
     }
 
-    fn restore(&self) -> Output {
+    pub fn restore(&self) -> Output {
         self.restoring(&["--detach"]).spawn().wait_within(PATIENCE)
     }
 
     /// A container that counts in a file of its own.
-    fn counting(&mut self) -> Output {
+    pub fn counting(&mut self) -> Output {
         // A shell keeps its standard output on another descriptor while it redirects it, where no runtime looks for a
         // file of the host's.
         let line = "exec >/dev/null 2>&1; i=0; while echo $((i=i+1)) > /tmp/count; do sleep 0.01; done";
@@ -87,14 +89,14 @@ impl Bundle {
         output
     }
 
-    fn count(&self) -> u64 {
+    pub fn count(&self) -> u64 {
         let text = fs::read_to_string(self.rootfs().join("tmp/count")).unwrap_or_default();
         text.trim().parse().unwrap_or(0)
     }
 
     /// It has not begun anew.
     #[track_caller]
-    fn assert_counts_on_from(&self, before: u64) {
+    pub fn assert_counts_on_from(&self, before: u64) {
         eventually("it counts on", || (self.count() > before + 3).then_some(()));
         self.assert_status("running");
     }

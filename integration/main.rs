@@ -21,6 +21,7 @@ mod hosts;
 mod labels;
 mod lifecycle;
 mod limits;
+mod migration;
 mod mount_options;
 mod mounts;
 mod namespaces;

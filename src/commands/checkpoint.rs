@@ -12,6 +12,7 @@ use super::{Context, delete};
 use crate::cli::{self, CgroupsMode, EmptyNamespace, NetworkLock};
 use crate::container::{Container, Status};
 use crate::launch::checkpoint as launch;
+use crate::launch::foreground::Foreground;
 use crate::plan::checkpoint::{self as planned, Wishes};
 use crate::plan::criu::{self, Field, Value, opts};
 use crate::plan::facts::Facts;
@@ -52,7 +53,10 @@ pub fn checkpoint(context: &Context<'_>, options: &cli::Checkpoint) -> Result<()
     let seen = launch::look(&plan, init.pid)?;
     let dump = planned::dump(&request, &seen, container.state.cgroup.as_ref(), &wishes)?;
     context.log.debug(|| format!("request to criu for {}:\n{}", options.id, criu::text(&dump)));
-    launch::dump(&dump, &seen, &wishes.image_path, status_fd(options)?)?;
+    // Whoever serves memory waits for others, perhaps in vain.
+    let foreground = options.criu.lazy_pages.then(Foreground::prepare).transpose()?;
+    let interrupt = foreground.as_ref().map(Foreground::interrupt);
+    launch::dump(&dump, &seen, &wishes.image_path, status_fd(options)?, interrupt)?;
     // criu has ended the processes: the container is where the image is now.
     if options.leave_running || options.pre_dump {
         return Ok(());

@@ -26,7 +26,7 @@ use crate::sys::process::set_child_subreaper;
 pub fn restore(context: &Context<'_>, options: &cli::Restore) -> Result<u8> {
     let console = |otherwise| options.console_socket.clone().map_or(otherwise, Console::Socket);
     if options.detach {
-        bring_back(context, options, console(Console::None), None)?;
+        bring_back(context, options, console(Console::None), None, None)?;
         poststart(context, &options.id)?;
         return Ok(0);
     }
@@ -35,7 +35,9 @@ pub fn restore(context: &Context<'_>, options: &cli::Restore) -> Result<u8> {
     }
     let foreground = Foreground::prepare()?;
     let (ours, theirs) = sockets::console_pair()?;
-    let born = bring_back(context, options, console(Console::Foreground(own_size())), Some(theirs))?;
+    let interrupt = Some(foreground.share_interrupt()?);
+    let console = console(Console::Foreground(own_size()));
+    let born = bring_back(context, options, console, Some(theirs), interrupt)?;
     let attended = receive_terminal(ours.as_fd()).and_then(|terminal| {
         poststart(context, &options.id)?;
         foreground.attend(&born.child, terminal, None)
@@ -50,6 +52,7 @@ fn bring_back(
     options: &cli::Restore,
     console: Console,
     terminal: Option<OwnedFd>,
+    interrupt: Option<OwnedFd>,
 ) -> Result<Born> {
     check_id(&options.id)?;
     let facts = Facts::gather()?;
@@ -76,7 +79,7 @@ fn bring_back(
             Console::Socket(path) => Some(sockets::connect_console(&path)?),
             Console::Foreground(_) | Console::None => terminal,
         },
-        interrupt: None,
+        interrupt,
     };
     launch::restore(&context.store, &plan, &asked, state, &bundle.text, contact, context.log)
 }

@@ -1,8 +1,8 @@
 //! The criu program: started as `criu swrk`, spoken to over a socket pair until it has answered.
 //!
 //! Runs outside. Knows how to converse, not what about: requests come from `plan/`, and what a notification means is
-//! its caller's business. criu is never killed. With its socket closed it gives up by itself and lets go of the
-//! processes that it holds, which a killed one could not.
+//! its caller's business. With its socket closed criu gives up by itself and lets go of the processes that it holds. It is
+//! killed only when it does not: it waits then for somebody else, who fetches memory from it or serves it.
 
 use std::ffi::{CStr, CString};
 use std::io::{Read, Seek, SeekFrom};
@@ -27,8 +27,11 @@ use crate::sys::fd::{
     close_on_exec_from, duplicate_onto, keep_on_exec, receive_fd, send_with_fd, write_once,
 };
 use crate::sys::mount;
-use crate::sys::process::{Image, Whom, wait};
+use crate::sys::process::Image;
 use crate::sys::program::{self, Started};
+
+/// How long criu may take to give up.
+const PATIENCE_MS: u64 = 5000;
 
 /// More than any answer has; descriptors come with notifications, which are small.
 const LARGEST_ANSWER: usize = 64 * 1024;
@@ -103,25 +106,26 @@ impl Criu {
 
     fn inquire(&self, kind: Kind, features: Features) -> Result<Answer> {
         self.say(&criu::question(kind, features)?)?;
-        let (answer, _) = self.hear()?;
+        let (answer, _) = self.hear(None)?;
         ensure!(answer.is(kind) && answer.success, "criu does not answer: {}", answer.message);
         Ok(answer)
     }
 
     /// Put a request and heed notifications until criu has answered. Whoever cannot go on after a notification has criu
-    /// give up, and is the reason for it.
+    /// give up, and is the reason for it. `interrupt` becomes readable when nobody wants to wait any longer.
     pub fn ask(
         &self,
         request: &[u8],
         kind: Kind,
         needs: Features,
+        interrupt: Option<BorrowedFd<'_>>,
         mut heed: impl FnMut(&Notice, Option<OwnedFd>) -> Result<()>,
     ) -> Result<()> {
         self.check(needs)?;
         self.say(request)?;
         let mut reason: Option<Error> = None;
         loop {
-            let (answer, fd) = match (self.hear(), reason.take()) {
+            let (answer, fd) = match (self.hear(interrupt), reason.take()) {
                 (Err(_), Some(reason)) => return Err(reason),
                 (heard, kept) => {
                     reason = kept;
@@ -146,7 +150,8 @@ impl Criu {
     /// to its log, and where the others are.
     pub fn end(self, asked: Result<()>, log: &Path) -> Result<()> {
         drop(self.socket);
-        wait(Whom::Process(self.started.pidfd.as_fd()), true).context("wait for criu")?;
+        let patience = asked.is_err().then_some(PATIENCE_MS);
+        self.started.end_within(patience).context("wait for criu")?;
         asked.map_err(|error| match error.is::<Refused>() {
             true => explained(error, log, &program::last_words(&self.output)),
             false => error,
@@ -159,17 +164,19 @@ impl Criu {
 
     /// Its next message, and the descriptor that came with it. Processes that criu has restored may hold its end of the
     /// socket, so its own end counts as well.
-    fn hear(&self) -> Result<(Answer, Option<OwnedFd>)> {
+    fn hear(&self, interrupt: Option<BorrowedFd<'_>>) -> Result<(Answer, Option<OwnedFd>)> {
         let mut buffer = vec![0; LARGEST_ANSWER];
+        let end = self.started.pidfd.as_fd();
         loop {
-            let mut fds = [
-                PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.started.pidfd.as_fd(), PollFlags::POLLIN),
-            ];
+            // Without an interrupt the end is looked for twice.
+            let mut fds = [self.socket.as_fd(), end, interrupt.unwrap_or(end)]
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             match poll(&mut fds, PollTimeout::NONE) {
                 Err(Errno::EINTR) => continue,
                 result => result.context("wait for criu")?,
             };
+            let [_, ended, last] = fds.map(|fd| fd.any() == Some(true));
+            ensure!(!last || ended, "interrupted by a signal");
             match receive_fd(self.socket.as_fd(), &mut buffer) {
                 Ok((0, _)) | Err(Errno::EAGAIN | Errno::ECONNRESET) => bail!(Refused::default()),
                 Ok((length, fd)) => return Ok((Answer::decode(&buffer[..length])?, fd)),

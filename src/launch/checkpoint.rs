@@ -18,7 +18,7 @@ use super::opening::Slots;
 use crate::container::store::write_atomically;
 use crate::host::criu::{Criu, Workplace};
 use crate::plan::checkpoint::{self as planned, DESCRIPTORS, Seen};
-use crate::plan::criu::{Kind, Request};
+use crate::plan::criu::{Kind, Notice, Request};
 use crate::plan::{Namespace, Open, Plan, Slot};
 use crate::sys::fd::write_once;
 use crate::sys::path::open_in_root;
@@ -93,8 +93,15 @@ fn streams(pid: i32) -> Result<[Option<String>; 3]> {
     Ok(streams)
 }
 
-/// Have criu dump what `request` says. `status` is told, with a byte, when its pages can be fetched.
-pub fn dump(request: &Request, seen: &Seen, images: &Path, mut status: Option<OwnedFd>) -> Result<()> {
+/// Have criu dump what `request` says. `status` is told, with a byte, when its pages can be fetched; `interrupt` becomes
+/// readable when nobody is to fetch them any more.
+pub fn dump(
+    request: &Request,
+    seen: &Seen,
+    images: &Path,
+    mut status: Option<OwnedFd>,
+    interrupt: Option<BorrowedFd<'_>>,
+) -> Result<()> {
     let slots = Slots::filled(&request.open, request.open.len())?;
     if request.kind == Kind::Dump {
         let text = serde_json::to_vec(&names(&seen.streams)).context("write a list")?;
@@ -103,13 +110,11 @@ pub fn dump(request: &Request, seen: &Seen, images: &Path, mut status: Option<Ow
     let kept = kept(&request.open, &slots)?;
     let bytes = request.encode(&|slot| number(&slots, slot))?;
     let criu = Criu::start(&Workplace { kept: &kept, ..Workplace::default() })?;
-    let dumped = criu.ask(&bytes, request.kind, request.needs, |notice, _| match notice.script.as_str() {
-        "status-ready" => match status.take() {
-            Some(status) => write_once(status.as_fd(), &[0]).context("--status-fd"),
-            None => Ok(()),
-        },
-        _ => Ok(()),
-    });
+    let heed = |notice: &Notice, _| match status.take_if(|_| notice.script == "status-ready") {
+        Some(status) => write_once(status.as_fd(), &[0]).context("--status-fd"),
+        None => Ok(()),
+    };
+    let dumped = criu.ask(&bytes, request.kind, request.needs, interrupt, heed);
     criu.end(dumped, &request.log)
 }
 

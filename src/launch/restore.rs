@@ -85,9 +85,10 @@ impl Restoration<'_> {
         let criu = self.start(&slots, &root)?;
         let placed = make_scope(self.plan, &mut state, criu.pid(), self.attempt);
         let asked = placed.and_then(|()| {
-            criu.ask(&bytes, Kind::Restore, self.request.needs, |notice, fd| {
-                self.heed(notice, fd, &mut state)
-            })
+            let interrupt = self.contact.interrupt.take();
+            let (interrupt, needs) = (interrupt.as_ref().map(AsFd::as_fd), self.request.needs);
+            let heed = |notice: &Notice, fd| self.heed(notice, fd, &mut state);
+            criu.ask(&bytes, Kind::Restore, needs, interrupt, heed)
         });
         criu.end(asked, &self.request.log).map_err(|error| {
             // criu has ended what it restored, but nobody has promised that.

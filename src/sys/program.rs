@@ -48,16 +48,7 @@ pub fn run(program: &Program<'_>) -> Result<Outcome, Errno> {
         Ok(started) => started,
         Err(error) => return Ok(Outcome::NotStarted(error)),
     };
-    let watched = ends_within(started.pidfd.as_fd(), program.timeout_ms);
-    if !matches!(watched, Ok(true)) {
-        // Whatever went wrong, it must not go on without us.
-        signal(started.pidfd.as_fd(), libc::SIGKILL)?;
-    }
-    let ended = wait(Whom::Process(started.pidfd.as_fd()), true)?;
-    Ok(match (watched?, ended) {
-        (true, Some((_, ended))) => Outcome::Ended(ended),
-        _ => Outcome::TimedOut,
-    })
+    Ok(started.end_within(program.timeout_ms)?.map_or(Outcome::TimedOut, Outcome::Ended))
 }
 
 /// A program that runs, and that we have not waited for.
@@ -65,6 +56,19 @@ pub fn run(program: &Program<'_>) -> Result<Outcome, Errno> {
 pub struct Started {
     pub pid: i32,
     pub pidfd: OwnedFd,
+}
+
+impl Started {
+    /// Wait for its end, and after too long a while be its end: `None`.
+    pub fn end_within(&self, timeout_ms: Option<u64>) -> Result<Option<Ended>, Errno> {
+        let watched = ends_within(self.pidfd.as_fd(), timeout_ms);
+        if !matches!(watched, Ok(true)) {
+            // Whatever went wrong, it must not go on without us.
+            signal(self.pidfd.as_fd(), libc::SIGKILL)?;
+        }
+        let ended = wait(Whom::Process(self.pidfd.as_fd()), true)?;
+        Ok(ended.filter(|_| watched == Ok(true)).map(|(_, ended)| ended))
+    }
 }
 
 /// Start a program in the v2 cgroup `birthplace`, or in ours. `prepare` runs in the child and decides what it keeps: it
