@@ -4,6 +4,7 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use nix::errno::Errno;
@@ -140,11 +141,14 @@ impl Conversation<'_> {
 
 /// Until nothing is left of a process that is nobody's to wait for.
 fn await_end(process: &OwnedFd) -> Result<()> {
-    ensure!(ends_within(process, DEATH_DEADLINE_MS)?, "who brought the seccomp listener does not end");
+    let deadline = Instant::now() + Duration::from_millis(DEATH_DEADLINE_MS.into());
+    let mut gone = ends_within(process, DEATH_DEADLINE_MS)?;
     // It is told of before the kernel has looked whether anybody wants to wait for it.
-    while signal(process.as_fd(), 0).is_ok() {
+    while gone && signal(process.as_fd(), 0).is_ok() {
+        gone = Instant::now() < deadline;
         std::thread::yield_now();
     }
+    ensure!(gone, "who brought the seccomp listener does not end");
     Ok(())
 }
 
