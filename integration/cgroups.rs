@@ -225,6 +225,79 @@ fn a_container_is_given_its_group_where_it_may_write_to_it() {
 }
 
 #[test]
+fn a_container_can_be_given_a_group_below_the_one_that_is_limited() {
+    for mapped in [false, true] {
+        let mut bundle = bundle!();
+        bundle.set("/annotations", json!({"run.oci.delegate-cgroup": "payload/own"}));
+        if !unified() {
+            let place = "annotations.run.oci.delegate-cgroup";
+            bundle.create().refused(1, &[place, "only cgroup v2"]);
+            bundle.assert_nothing_left("a create without cgroup v2");
+            return;
+        }
+        if mapped {
+            map_users(&mut bundle);
+        }
+        bundle.add_namespace(json!({"type": "cgroup"}));
+        bundle.set("/linux/resources", json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 20}}));
+        let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+        mounts.last_mut().unwrap()["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
+        bundle.shell(
+            "cd /sys/fs/cgroup; cat /proc/self/cgroup memory.max; mkdir below && echo 0 > below/cgroup.procs && \
+             echo +pids > cgroup.subtree_control && echo divided; exec sleep 600",
+        );
+        let output = bundle.create().ok();
+        bundle.start().ok();
+        eventually("the shell has divided its group", || output.stdout().contains("divided").then_some(()));
+        assert_eq!(output.stdout(), "0::/\nmax\ndivided\n");
+        let group = Path::new("/sys/fs/cgroup").join(&bundle.id);
+        let read = |file: &str| fs::read_to_string(group.join(file)).unwrap().trim().to_string();
+        let owner = |file: &str| fs::metadata(group.join(file)).unwrap().uid();
+        assert_eq!((read("memory.max"), read("pids.max")), ("67108864".into(), "20".into()));
+        assert_eq!(read("payload/own/below/cgroup.procs"), bundle.pid().to_string());
+        let given = if mapped { 100_000 } else { 0 };
+        assert_eq!((owner("payload/own"), owner("payload/own/pids.max"), owner("")), (given, 0, 0));
+        // The group that is limited is the container's for every other command.
+        assert_eq!(bundle.exec(&["/bin/cat", "/proc/self/cgroup"]).ok().stdout(), "0::/below\n");
+        bundle.verb("update", &["--pids-limit", "1"]).ok();
+        assert_eq!(read("pids.max"), "1");
+        assert_ne!(bundle.exec(&["/bin/sh", "-c", "/bin/true; /bin/true"]).code(), 0);
+        bundle.verb("pause", &[]).ok();
+        bundle.assert_status("paused");
+        assert_eq!((read("cgroup.freeze"), read("payload/own/cgroup.freeze")), ("1".into(), "0".into()));
+        bundle.verb("delete", &["--force"]).ok();
+        bundle.assert_nothing_left("a container with a group below its own");
+    }
+}
+
+#[test]
+fn of_many_who_want_one_group_one_gets_it() {
+    let path = format!("/{}", bundle!().id);
+    let mut bundles: Vec<Bundle> = (0..6).map(|_| Bundle::new()).collect();
+    let calls: Vec<_> = bundles
+        .iter_mut()
+        .map(|bundle| bundle.set("/linux/cgroupsPath", json!(path)).birth("create", &[]).spawn())
+        .collect();
+    let outputs: Vec<_> = calls.into_iter().map(|call| call.wait()).collect();
+    let mut winners = Vec::new();
+    for (bundle, output) in bundles.iter().zip(outputs) {
+        match output.code() {
+            0 => winners.push(bundle),
+            _ => {
+                let said = ["has just been", "exists already and is not empty"];
+                assert!(said.iter().any(|words| output.stderr.contains(words)), "{output}");
+                bundle.assert_nothing_left("the creation of a group that somebody else has");
+            }
+        }
+    }
+    for winner in &winners {
+        winner.assert_status("created");
+        winner.start().ok();
+    }
+    assert_eq!(winners.len(), 1);
+}
+
+#[test]
 fn cgroup_manager_disabled_makes_no_group() {
     let mut bundle = bundle!();
     bundle.drop_namespace("cgroup").set("/linux/resources", json!({}));

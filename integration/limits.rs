@@ -167,6 +167,57 @@ fn limits_are_written_to_their_files() {
     }
 }
 
+/// The first of these files that a group of this host has.
+fn first_of<'a>(controller: &str, files: &[&'a str]) -> Option<&'a str> {
+    let probe = hierarchy(controller)?.join(format!("corten-test-{}-probe", std::process::id()));
+    fs::create_dir(&probe).unwrap();
+    let found = files.iter().find(|file| probe.join(file).exists()).copied();
+    fs::remove_dir(&probe).unwrap();
+    found
+}
+
+#[test]
+fn the_weight_in_block_io_is_in_the_file_that_the_kernel_has() {
+    // Who has the scheduler as a module has its files only then.
+    let _ = std::process::Command::new("modprobe").args(["-q", "bfq"]).status();
+    let (controller, files) = match unified() {
+        true => ("io", ["io.bfq.weight", "io.weight"]),
+        false => ("blkio", ["blkio.weight", "blkio.bfq.weight"]),
+    };
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/blockIO", json!({"weight": 500}));
+    let created = bundle.create();
+    match first_of(controller, &files) {
+        None => drop(created.refused(1, &["linux.resources.blockIO.weight", files[1]])),
+        Some(file) => {
+            let path = hierarchy(controller).unwrap().join(&bundle.id).join(file);
+            let text = fs::read_to_string(path).unwrap();
+            let weight = if file == "io.weight" { "4950" } else { "500" };
+            assert_eq!(text.split_whitespace().next_back(), Some(weight), "{file}");
+            bundle.verb("update", &["--blkio-weight", "100"]).ok();
+        }
+    }
+}
+
+#[test]
+fn kernel_memory_is_limited_or_refused_and_on_v2_means_nothing() {
+    if hierarchy("memory").is_none() {
+        skip!("no memory controller");
+    }
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/memory", json!({"kernel": 33_554_432}));
+    let created = bundle.create();
+    if unified() {
+        created.ok();
+    } else if created.code() == 0 {
+        let file = hierarchy("memory").unwrap().join(&bundle.id).join("memory.kmem.limit_in_bytes");
+        assert_eq!(fs::read_to_string(file).unwrap(), "33554432\n");
+    } else {
+        // Linux 5.16 and later have no such limit, though some take a value for it.
+        created.refused(1, &["linux.resources.memory.kernel", "memory.kmem.limit_in_bytes"]);
+    }
+}
+
 /// The block device below a directory that is on one, as `major:minor` of the whole device or its partition.
 fn device_below(directory: &Path) -> Option<(u64, u64)> {
     let device = fs::metadata(directory).ok()?.dev();

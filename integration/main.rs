@@ -17,6 +17,7 @@ mod events;
 mod exec;
 mod faults;
 mod hooks;
+mod hosts;
 mod labels;
 mod lifecycle;
 mod limits;

@@ -41,6 +41,7 @@ const FOR_ROOT: &[(&str, &[&str])] = &[
             "exec::the_cpus_on_which_an_exec_begins_need_not_be_the_containers",
             "lifecycle::kill_with_all_signals_every_process_of_the_container",
             "lifecycle::kill_with_sigkill_reaches_the_children_of_an_init_that_is_gone",
+            "hosts::",
             "limits::",
             "shell::an_interactive_shell_has_job_control",
             "supervision::a_dead_process_that_keeps_a_container_is_told_from_one_that_lives",

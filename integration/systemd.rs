@@ -13,16 +13,14 @@ use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, skip, wait_for};
 use crate::call::{Call, Output, eventually};
-use crate::cgroups::unified;
+use crate::cgroups::{hierarchy, unified};
+use crate::traces::hierarchies;
 
 /// Leaves a test on a machine that systemd does not run.
 macro_rules! managed {
     () => {{
         if !Path::new("/run/systemd/system").exists() {
             skip!("systemd does not run this machine");
-        }
-        if !unified() {
-            skip!("systemd is looked at on cgroup v2 here");
         }
         let mut bundle = bundle!();
         let path = format!("system.slice:t:{}", bundle.id);
@@ -35,12 +33,23 @@ fn unit(bundle: &Bundle) -> String {
     format!("t-{}.scope", bundle.id)
 }
 
+/// Where systemd keeps track of the scope: the hierarchy of its own, or the only one.
 fn group(bundle: &Bundle) -> PathBuf {
-    Path::new("/sys/fs/cgroup/system.slice").join(unit(bundle))
+    group_of(bundle, "name=systemd")
 }
 
+fn group_of(bundle: &Bundle, controller: &str) -> PathBuf {
+    let hierarchy = hierarchy(controller).unwrap_or_else(|| "/sys/fs/cgroup".into());
+    hierarchy.join("system.slice").join(unit(bundle))
+}
+
+/// A file of the scope's group, in the hierarchy of the controller that its name begins with.
 fn file(bundle: &Bundle, name: &str) -> String {
-    let path = group(bundle).join(name);
+    let group = match name.split('.').next().unwrap() {
+        "cgroup" => group(bundle),
+        controller => group_of(bundle, controller),
+    };
+    let path = group.join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_string()
 }
 
@@ -78,6 +87,24 @@ fn assert_no_unit(bundle: &Bundle) {
     assert!(!transient.exists(), "its file is still there");
 }
 
+/// What a file, or a property of the unit, is called and says on v1 and on v2.
+type Said = (&'static str, &'static str);
+
+#[track_caller]
+fn assert_said(bundle: &Bundle, properties: &[(Said, Said)], files: &[(Said, Said)]) {
+    let pick = |(v1, v2): &(Said, Said)| if unified() { *v2 } else { *v1 };
+    for (property, value) in properties.iter().map(pick) {
+        assert_eq!(shown(&unit(bundle), property), value, "{property}");
+    }
+    for (name, value) in files.iter().map(pick) {
+        assert_eq!(file(bundle, name), value, "{name}");
+    }
+}
+
+const fn both(said: Said) -> (Said, Said) {
+    (said, said)
+}
+
 #[test]
 fn a_scope_knows_what_the_container_is_limited_to() {
     let mut bundle = managed!();
@@ -88,45 +115,58 @@ fn a_scope_knows_what_the_container_is_limited_to() {
             "cpu": {"shares": 512, "quota": 12_345, "period": 100_000, "cpus": "0", "mems": "0"},
             "pids": {"limit": 17},
             "devices": [{"allow": false, "access": "rwm"}],
-            "unified": {"memory.high": "50331648", "cpu.max.burst": "1000"},
         }),
     );
+    if unified() {
+        bundle.set("/linux/resources/unified", json!({"memory.high": "50331648", "cpu.max.burst": "1000"}));
+    }
     running(&mut bundle);
-    let unit = unit(&bundle);
-    for (property, value) in [
-        ("ActiveState", "active"),
-        ("Slice", "system.slice"),
-        ("Delegate", "yes"),
-        ("Transient", "yes"),
-        ("MemoryMax", "67108864"),
-        ("MemorySwapMax", "67108864"),
-        ("MemoryLow", "33554432"),
-        ("MemoryHigh", "50331648"),
-        ("TasksMax", "17"),
-        ("CPUWeight", "59"),
-        ("CPUQuotaPerSecUSec", "130ms"),
-        ("AllowedCPUs", "0"),
-        ("AllowedMemoryNodes", "0"),
-        ("DevicePolicy", "strict"),
-        ("NeedDaemonReload", "no"),
-    ] {
-        assert_eq!(shown(&unit, property), value, "{property}");
+    assert_said(
+        &bundle,
+        &[
+            both(("ActiveState", "active")),
+            both(("Slice", "system.slice")),
+            both(("Delegate", "yes")),
+            both(("Transient", "yes")),
+            (("MemoryLimit", "67108864"), ("MemoryMax", "67108864")),
+            (("MemorySwapMax", "infinity"), ("MemorySwapMax", "67108864")),
+            (("MemoryLow", "0"), ("MemoryLow", "33554432")),
+            (("MemoryHigh", "infinity"), ("MemoryHigh", "50331648")),
+            both(("TasksMax", "17")),
+            (("CPUShares", "512"), ("CPUWeight", "59")),
+            both(("CPUQuotaPerSecUSec", "130ms")),
+            // v1's cpusets are none of systemd's business.
+            (("AllowedCPUs", ""), ("AllowedCPUs", "0")),
+            (("AllowedMemoryNodes", ""), ("AllowedMemoryNodes", "0")),
+            both(("DevicePolicy", "strict")),
+            both(("NeedDaemonReload", "no")),
+        ],
+        // What systemd rounds, and what it does not know.
+        &[
+            (("memory.limit_in_bytes", "67108864"), ("memory.max", "67108864")),
+            (("memory.memsw.limit_in_bytes", "134217728"), ("memory.swap.max", "67108864")),
+            (("memory.soft_limit_in_bytes", "33554432"), ("memory.low", "33554432")),
+            both(("pids.max", "17")),
+            (("cpu.cfs_quota_us", "12345"), ("cpu.max", "12345 100000")),
+            (("cpu.cfs_period_us", "100000"), ("cpu.max.burst", "1000")),
+            (("cpu.shares", "512"), ("cpu.weight", "59")),
+            both(("cpuset.cpus", "0")),
+        ],
+    );
+    assert!(shown(&unit(&bundle), "DeviceAllow").contains("/dev/char/1:3 rwm"));
+}
+
+#[test]
+fn the_first_process_is_in_the_scope_on_every_hierarchy() {
+    let mut bundle = managed!();
+    running(&mut bundle);
+    let second = bundle.exec_detached(&[], &["/bin/sleep", "60"]);
+    for hierarchy in hierarchies() {
+        let procs = hierarchy.join("system.slice").join(unit(&bundle)).join("cgroup.procs");
+        let text = fs::read_to_string(&procs).unwrap_or_else(|error| panic!("{}: {error}", procs.display()));
+        let pids: Vec<&str> = text.lines().collect();
+        assert_eq!(pids, [bundle.pid().to_string(), second.to_string()], "{}", procs.display());
     }
-    assert!(shown(&unit, "DeviceAllow").contains("/dev/char/1:3 rwm"));
-    // The files have what systemd rounds, and what it does not know.
-    for (name, value) in [
-        ("memory.max", "67108864"),
-        ("memory.swap.max", "67108864"),
-        ("memory.low", "33554432"),
-        ("pids.max", "17"),
-        ("cpu.max", "12345 100000"),
-        ("cpu.max.burst", "1000"),
-        ("cpu.weight", "59"),
-        ("cpuset.cpus", "0"),
-    ] {
-        assert_eq!(file(&bundle, name), value, "{name}");
-    }
-    assert_eq!(file(&bundle, "cgroup.procs"), bundle.pid().to_string());
 }
 
 #[test]
@@ -158,7 +198,7 @@ fn every_later_command_finds_the_scope_without_the_option() {
     let mut bundle = managed!();
     let output = running(&mut bundle);
     let exec = bundle.exec(&["/bin/cat", "/proc/self/cgroup"]).ok();
-    assert_eq!(exec.stdout(), "0::/\n", "not in the container's group");
+    assert!(exec.stdout().lines().all(|line| line.ends_with(":/")), "not in the container's group: {exec}");
     let second = bundle.exec_detached(&[], &["/bin/sleep", "60"]);
     assert!(file(&bundle, "cgroup.procs").contains(&second.to_string()));
     let ps: Vec<i32> = serde_json::from_value(bundle.verb("ps", &["--format", "json"]).ok().json()).unwrap();
@@ -166,7 +206,8 @@ fn every_later_command_finds_the_scope_without_the_option() {
 
     bundle.verb("pause", &[]).ok();
     bundle.assert_status("paused");
-    assert_eq!(file(&bundle, "cgroup.freeze"), "1");
+    let (frozen, state) = if unified() { ("cgroup.freeze", "1") } else { ("freezer.state", "FROZEN") };
+    assert_eq!(file(&bundle, frozen), state);
     bundle.verb("resume", &[]).ok();
     let stats = bundle.verb("events", &["--stats"]).ok().json();
     assert!(stats["data"]["memory"]["usage"]["usage"].as_u64().unwrap() > 0, "{stats}");
@@ -188,14 +229,17 @@ fn update_tells_systemd_and_the_files() {
     running(&mut bundle);
     let unit = unit(&bundle);
     bundle.verb("update", &["--memory", "33554432", "--pids-limit", "-1", "--cpu-quota", "12345"]).ok();
-    for (property, value, name, text) in [
-        ("MemoryMax", "33554432", "memory.max", "33554432"),
-        ("TasksMax", "infinity", "pids.max", "max"),
-        ("CPUQuotaPerSecUSec", "130ms", "cpu.max", "12345 100000"),
-    ] {
-        assert_eq!((shown(&unit, property).as_str(), file(&bundle, name).as_str()), (value, text));
-    }
-    assert_eq!(shown(&unit, "NeedDaemonReload"), "no");
+    let memory = (("memory.limit_in_bytes", "33554432"), ("memory.max", "33554432"));
+    assert_said(
+        &bundle,
+        &[
+            (("MemoryLimit", "33554432"), ("MemoryMax", "33554432")),
+            both(("TasksMax", "infinity")),
+            both(("CPUQuotaPerSecUSec", "130ms")),
+            both(("NeedDaemonReload", "no")),
+        ],
+        &[memory, both(("pids.max", "max")), (("cpu.cfs_quota_us", "12345"), ("cpu.max", "12345 100000"))],
+    );
 
     // What cannot be changed as a whole is not changed at all.
     bundle
@@ -204,7 +248,7 @@ fn update_tells_systemd_and_the_files() {
     assert_eq!((shown(&unit, "TasksMax").as_str(), file(&bundle, "pids.max").as_str()), ("infinity", "max"));
 
     systemctl(&["daemon-reload"]);
-    assert_eq!(file(&bundle, "memory.max"), "33554432", "systemd has written what it knew before");
+    assert_said(&bundle, &[], &[memory]);
 }
 
 #[test]
@@ -356,6 +400,11 @@ fn a_subgroup_is_the_containers_own_below_its_scope() {
     bundle.set("/annotations", json!({"run.oci.systemd.subgroup": "container"}));
     bundle.set("/linux/resources", json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 20}}));
     running(&mut bundle);
+    if !unified() {
+        // As with crun: there is nothing to protect from systemd where it does not move processes.
+        assert!(!group(&bundle).join("container").exists());
+        return;
+    }
     assert_eq!(file(&bundle, "cgroup.procs"), "");
     assert_eq!(file(&bundle, "container/cgroup.procs"), bundle.pid().to_string());
     assert_eq!(file(&bundle, "container/memory.max"), "67108864");
@@ -416,9 +465,18 @@ fn a_path_that_is_no_slice_and_name_is_refused_by_its_place() {
 
 /// Runs a line of bash as an ordinary user below its own systemd; `$C` is the runtime with its state root.
 fn as_user(bundle: &Bundle, line: &str) -> std::process::Output {
+    Command::new("as-user").args(["bash", "-c", &script(bundle, line)]).output().expect("run as-user")
+}
+
+/// The same from a session such as a login's, whose group is root's.
+fn in_session(bundle: &Bundle, line: &str) -> std::process::Output {
+    let line = script(bundle, &format!("export XDG_RUNTIME_DIR=/run/user/$UID; {line}"));
+    Command::new("su").args(["-", "testuser", "-s", "/bin/bash", "-c", &line]).output().expect("run su")
+}
+
+fn script(bundle: &Bundle, line: &str) -> String {
     let corten = bundle.copy_of_runtime();
-    let script = format!("set -e; C='{} --root /tmp/{}'; {line}", corten.display(), bundle.id);
-    Command::new("as-user").args(["bash", "-c", &script]).output().expect("run as-user")
+    format!("set -e; C='{} --root /tmp/{}'; {line}", corten.display(), bundle.id)
 }
 
 /// The configuration that `spec --rootless` writes, for the user of `as_user`.
@@ -438,10 +496,15 @@ fn rootless(bundle: &mut Bundle) {
     bundle.config = config;
 }
 
+/// Whether there is an ordinary user with a systemd that has groups to give, which is so on v2 only.
+fn has_users_manager() -> bool {
+    unified() && Path::new("/usr/local/bin/as-user").exists()
+}
+
 #[test]
 fn a_users_container_is_a_scope_of_the_users_systemd() {
     let mut bundle = managed!();
-    if !Path::new("/usr/local/bin/as-user").exists() {
+    if !has_users_manager() {
         skip!("no unprivileged user with a systemd of its own (as-user)");
     }
     rootless(&mut bundle);
@@ -473,9 +536,88 @@ fn a_users_container_is_a_scope_of_the_users_systemd() {
 }
 
 #[test]
+fn a_user_on_v1_hears_that_its_systemd_has_no_groups_to_give() {
+    let mut bundle = managed!();
+    if unified() || !Path::new("/usr/local/bin/as-user").exists() {
+        skip!("no unprivileged user with a systemd of its own on cgroup v1");
+    }
+    rootless(&mut bundle);
+    bundle.write_config();
+    let (id, path) = (&bundle.id, bundle.path());
+    let line = format!("$C --systemd-cgroup run --bundle {} {id} || ls /tmp/{id}", path.display());
+    let output = as_user(&bundle, &line);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.starts_with("--systemd-cgroup: on cgroup v1") && errors.lines().count() == 1, "{errors}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    let _ = fs::remove_dir_all(format!("/tmp/{id}"));
+}
+
+#[test]
+fn a_user_in_a_session_has_systemd_move_its_processes() {
+    let mut bundle = managed!();
+    if !has_users_manager() {
+        skip!("no unprivileged user with a systemd of its own (as-user)");
+    }
+    rootless(&mut bundle);
+    bundle.args(&["/bin/sleep", "600"]);
+    bundle.write_config();
+    // Somebody has to have been there: a session alone does not start it here.
+    assert!(as_user(&bundle, "true").status.success());
+    let (id, path) = (&bundle.id, bundle.path());
+    let output = in_session(
+        &bundle,
+        &format!(
+            "cut -d/ -f4 < /proc/self/cgroup | sed 's/-.*//'; \
+             $C --systemd-cgroup run --detach --bundle {path} {id} < /dev/null > /dev/null; \
+             trap '$C delete --force {id}' EXIT; \
+             $C exec {id} /bin/cat /proc/self/cgroup; $C update --pids-limit 30 {id}; \
+             cat /sys/fs/cgroup$(systemctl --user show --value -p ControlGroup {unit})/pids.max",
+            path = path.display(),
+            unit = unit(&bundle),
+        ),
+    );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "session\n0::/\n30\n", "{errors}");
+    let _ = fs::remove_dir_all(format!("/tmp/{id}"));
+}
+
+#[test]
+fn a_user_in_a_session_hears_how_to_get_into_a_group_that_it_may_not_enter() {
+    let mut bundle = managed!();
+    if !has_users_manager() {
+        skip!("no unprivileged user with a systemd of its own (as-user)");
+    }
+    rootless(&mut bundle);
+    bundle.unset("/linux", "cgroupsPath");
+    bundle.args(&["/bin/sleep", "600"]);
+    bundle.write_config();
+    let (id, path) = (&bundle.id, bundle.path());
+    let output = as_user(
+        &bundle,
+        &format!("$C run --detach --bundle {} {id} < /dev/null > /dev/null", path.display()),
+    );
+    assert!(output.status.success(), "{output:?}");
+    let output = in_session(
+        &bundle,
+        &format!(
+            "$C exec {id} /bin/true || echo $?; systemd-run --user --scope --quiet $C exec {id} /bin/cat /proc/self/cgroup"
+        ),
+    );
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "255\n0::/\n", "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(
+        errors.contains("may not enter from here") && errors.contains("systemd-run --user --scope"),
+        "{errors}"
+    );
+    assert!(as_user(&bundle, &format!("$C delete --force {id}")).status.success());
+    let _ = fs::remove_dir_all(format!("/tmp/{id}"));
+}
+
+#[test]
 fn a_user_without_a_bus_hears_which_variables_are_missing() {
     let mut bundle = managed!();
-    if !Path::new("/usr/local/bin/as-user").exists() {
+    if !has_users_manager() {
         skip!("no unprivileged user with a systemd of its own (as-user)");
     }
     rootless(&mut bundle);

@@ -76,8 +76,11 @@ fn processes(mark: &str) -> BTreeSet<i32> {
 fn names(pid: i32, mark: &str) -> bool {
     let process = PathBuf::from(format!("/proc/{pid}"));
     let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
-    let zombie = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
-    if zombie || pid == std::process::id() as i32 {
+    let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+    let zombie = fields.next().is_none_or(|state| ["", "Z", "X"].contains(&state));
+    // What the kernel runs itself, to tell systemd which v1 group is empty.
+    let agent = fields.next() == Some("2");
+    if zombie || agent || pid == std::process::id() as i32 {
         return false;
     }
     let reads = ["cmdline", "cgroup"].iter().any(|file| {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, skip};
+use crate::call::eventually;
 use crate::cgroups::{hierarchy, unified};
 
 /// A file of the container's group; `None` where this machine does not have it.
@@ -66,6 +67,19 @@ const OPTIONS: &[Row] = &[
     (&["--memory", "-1"], "memory", ("memory.limit_in_bytes", "memory.max"), ("9223372036854771712", "max")),
     (&["--pids-limit", "20"], "pids", ("pids.max", "pids.max"), ("20", "20")),
     (&["--pids-limit", "-1"], "pids", ("pids.max", "pids.max"), ("max", "max")),
+    (
+        &["--memory", "64m", "--memory-swap", "128m"],
+        "memory",
+        ("memory.memsw.limit_in_bytes", "memory.swap.max"),
+        ("134217728", "67108864"),
+    ),
+    (
+        &["--kernel-memory-tcp", "8m"],
+        "memory",
+        ("memory.kmem.tcp.limit_in_bytes", "no.such"),
+        ("8388608", ""),
+    ),
+    (&["--cpu-rt-period", "500000"], "cpu", ("cpu.rt_period_us", "no.such"), ("500000", "")),
     (&["--blkio-weight", "200"], "blkio", ("blkio.bfq.weight", "io.weight"), ("200", "1920")),
 ];
 
@@ -210,6 +224,27 @@ fn a_limit_that_cannot_be_is_refused_by_name() {
         call.output().refused(1, &["--resources", phrase]);
     }
     assert_eq!(remembered(&bundle), before);
+}
+
+#[test]
+fn a_limit_below_what_is_in_use_is_refused_where_that_is_to_be_looked_at() {
+    if hierarchy("memory").is_none() {
+        skip!("no memory controller");
+    }
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/memory", json!({"limit": 67_108_864}));
+    bundle.shell("head -c 16777216 /dev/zero > /dev/shm/file; echo written; exec sleep 600");
+    let output = bundle.create().ok();
+    bundle.start().ok();
+    eventually("the memory is in use", || output.stdout().contains("written").then_some(()));
+    let memory = || limit(&bundle, "memory", ("memory.limit_in_bytes", "memory.max"));
+    let document = resources(&bundle, &json!({"memory": {"limit": 8_388_608, "checkBeforeUpdate": true}}));
+    let call = bundle.call(["update", "--resources"]).arg(document).arg(&bundle.id);
+    call.output().refused(1, &["linux.resources.memory.limit", "8388608 is below the", "in use"]);
+    assert_eq!(memory().as_deref(), Some("67108864"));
+    bundle.assert_status("running");
+    bundle.verb("update", &["--memory", "33554432"]).ok();
+    assert_eq!(memory().as_deref(), Some("33554432"));
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! What `create` and `run` share: a container from its bundle to its start gate.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -75,7 +74,6 @@ pub fn give_birth(
 }
 
 pub fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_namespace: bool) -> State {
-    let annotations = bundle.spec.annotations().iter().flatten();
     let root = bundle.spec.root().as_ref().map(|root| bundle.directory.join(root.path()));
     State {
         id: id.to_string(),
@@ -83,9 +81,7 @@ pub fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_name
         bundle: bundle.directory.clone(),
         rootfs: root.unwrap_or_default(),
         created: time::now(),
-        annotations: annotations
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect::<BTreeMap<_, _>>(),
+        annotated: !plan.outside.annotations.is_empty(),
         owner,
         own_pid_namespace,
         poststart: !plan.outside.poststart.is_empty(),

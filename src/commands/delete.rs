@@ -1,10 +1,11 @@
 //! `delete`: remove a stopped container and everything that was made for it.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, bail};
 
 use super::{Context, start};
 use crate::cli;
 use crate::container::{Container, Status, check_id};
+use crate::launch::run_poststop;
 use crate::plan::HookPoint;
 
 pub fn delete(context: &Context<'_>, options: &cli::Delete) -> Result<()> {
@@ -33,17 +34,15 @@ pub fn force(context: &Context<'_>, id: &str) -> Result<()> {
     remove(context, container)
 }
 
-/// Poststop hooks that fail are told of and change nothing (runtime.md, Lifecycle 13).
 pub fn remove(context: &Context<'_>, container: Container) -> Result<()> {
-    let poststop = container.state.poststop.then(|| start::hooks_of(&container, HookPoint::Poststop));
-    let state = container.state.clone();
-    container.remove().with_context(|| format!("delete {}", state.id))?;
-    for hook in poststop.transpose()?.iter().flatten() {
-        let hooks = std::slice::from_ref(hook);
-        let text = state.for_hooks(HookPoint::Poststop, 0);
-        if let Err(error) = crate::host::hooks::run(HookPoint::Poststop, hooks, &text) {
-            context.log.warn(&format!("{error:#}"));
-        }
+    let id = container.state.id.clone();
+    let poststop = container.state.poststop.then(|| {
+        let hooks = start::hooks_of(&container, HookPoint::Poststop)?;
+        Ok::<_, Error>((hooks, container.for_hooks(HookPoint::Poststop, 0)?))
+    });
+    container.remove().with_context(|| format!("delete {id}"))?;
+    if let Some((hooks, state)) = poststop.transpose()? {
+        run_poststop(&hooks, &state, context.log);
     }
     Ok(())
 }

@@ -15,8 +15,9 @@ pub fn list(context: &Context<'_>, options: &cli::List) -> Result<()> {
         let found = State::read(&room).and_then(|state| {
             // One that is being made or removed at this moment is not there yet, or not any more.
             let Some(state) = state else { return Ok(None) };
+            let Some(annotations) = state.annotations(&room)? else { return Ok(None) };
             let status = state.status(&room)?;
-            Ok(Some((state, status)))
+            Ok(Some((state, status, annotations)))
         });
         match found {
             Ok(found) => states.extend(found),
@@ -24,7 +25,8 @@ pub fn list(context: &Context<'_>, options: &cli::List) -> Result<()> {
             Err(error) => context.log.warn(&format!("list {id}: {error:#}")),
         }
     }
-    let documents: Vec<_> = states.iter().map(|(state, status)| state.document(*status)).collect();
+    let documents: Vec<_> =
+        states.iter().map(|(state, status, annotations)| state.document(*status, annotations)).collect();
     if options.quiet {
         return print(&documents.iter().map(|one| format!("{}\n", one.id)).collect::<String>());
     }

@@ -25,7 +25,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use regex::Regex;
+use regex_lite::Regex;
 
 use crate::cli::{Cli, Command, GlobalOptions};
 use crate::container::store::Store;

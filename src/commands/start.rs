@@ -70,7 +70,7 @@ pub fn after_start(container: &Container, log: &Log) -> Result<()> {
 fn run_poststart(container: &Container) -> Result<()> {
     let hooks = hooks_of(container, HookPoint::Poststart)?;
     let pid = container.state.init.map_or(0, |process| process.pid);
-    hooks::run(HookPoint::Poststart, &hooks, &container.state.for_hooks(HookPoint::Poststart, pid))
+    hooks::run(HookPoint::Poststart, &hooks, &container.for_hooks(HookPoint::Poststart, pid)?)
 }
 
 /// Hooks as the container's own copy of the configuration has them.

@@ -27,13 +27,13 @@ pub fn update(context: &Context<'_>, options: &cli::Update) -> Result<()> {
         bail!("container not running");
     }
     let location = container.state.cgroup.as_ref().context("the container has no cgroup to limit")?;
-    let before = container.config()?;
-    let mut config: Value = serde_json::from_slice(&before).context("config.json")?;
+    let mut config: Value = serde_json::from_slice(&container.config()?).context("config.json")?;
+    let layout = location.layout();
+    let before = settings(&config, &layout)?;
     limits_over::merge(&mut config["linux"]["resources"], asked);
+    let settings = limits_over::changed(&before, settings(&config, &layout)?);
     let classes = classes(&container, options, &mut config)?;
     let after = serde_json::to_vec(&config).context("write config.json")?;
-    let layout = location.layout();
-    let settings = limits_over::changed(&settings(&before, &layout)?, settings(&after, &layout)?);
     let cgroup = container.state.cgroup()?.context("the container has no cgroup to limit")?;
     change(&*cgroup, &settings, || {
         let remember = || container.room.write(CONFIG, &after);
@@ -84,10 +84,10 @@ fn change(cgroup: &dyn Cgroup, settings: &[Setting], remember: impl FnOnce() -> 
     })
 }
 
-/// What the files are told for this configuration.
-fn settings(config: &[u8], layout: &CgroupLayout) -> Result<Vec<Setting>> {
-    let (spec, _) = bundle::parse(config).context("config.json")?;
-    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+/// What the files are told for this configuration, of which nothing else is looked at.
+fn settings(config: &Value, layout: &CgroupLayout) -> Result<Vec<Setting>> {
+    let resources = config.pointer("/linux/resources").filter(|resources| !resources.is_null());
+    let resources = resources.map(bundle::resources).transpose().context("config.json")?;
     limits::settings(&resources.unwrap_or_default(), layout)
 }
 

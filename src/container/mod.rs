@@ -6,16 +6,17 @@ pub mod gate;
 pub mod state;
 pub mod store;
 
-use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::host;
 use crate::host::cgroup::{self, Cgroup};
+use crate::plan::annotations::Annotations;
 use crate::plan::{HookPoint, hooks};
 use crate::sys::process::signal;
 use state::{State, ends_within};
@@ -61,13 +62,13 @@ pub struct Document<'a> {
     pub bundle: &'a Path,
     pub rootfs: &'a Path,
     pub created: &'a str,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Annotations::is_empty")]
+    pub annotations: &'a Annotations,
     pub owner: String,
 }
 
 impl State {
-    pub fn document(&self, status: Status) -> Document<'_> {
+    pub fn document<'a>(&'a self, status: Status, annotations: &'a Annotations) -> Document<'a> {
         let alive = !matches!(status, Status::Stopped | Status::Creating);
         Document {
             oci_version: &self.oci_version,
@@ -77,18 +78,18 @@ impl State {
             bundle: &self.bundle,
             rootfs: &self.rootfs,
             created: &self.created,
-            annotations: &self.annotations,
+            annotations,
             owner: self.owner_name(),
         }
     }
 
     /// The state as hooks read it (config.md, POSIX-platform hooks), in JSON.
-    pub fn for_hooks(&self, point: HookPoint, pid: i32) -> Vec<u8> {
-        hooks::state(&self.id, &self.bundle, &self.annotations, point.status()).with_pid(pid)
+    pub fn for_hooks(&self, annotations: &Annotations, point: HookPoint, pid: i32) -> Vec<u8> {
+        hooks::state(&self.id, &self.bundle, annotations, point.status()).with_pid(pid)
     }
 
     /// The same for a seccomp agent. While the container is being made, `newcomer` is to be its init.
-    pub fn for_agents(&self, newcomer: i32) -> serde_json::Value {
+    pub fn for_agents(&self, annotations: &Annotations, newcomer: i32) -> serde_json::Value {
         let (status, pid) = match self.init {
             None => (Status::Creating, newcomer),
             Some(init) => (Status::Running, init.pid),
@@ -99,8 +100,27 @@ impl State {
             "status": status,
             "pid": pid,
             "bundle": self.bundle,
-            "annotations": self.annotations,
+            "annotations": annotations,
         })
+    }
+
+    /// As the room's copy of the configuration has them. `None` when it is just being removed.
+    pub fn annotations(&self, room: &Path) -> Result<Option<Annotations>> {
+        #[derive(Deserialize)]
+        struct Annotated {
+            annotations: Annotations,
+        }
+        if !self.annotated {
+            return Ok(Some(Annotations::default()));
+        }
+        let path = room.join(CONFIG);
+        let text = match std::fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            result => result.with_context(|| format!("read {path:?}"))?,
+        };
+        let config: Annotated =
+            serde_json::from_slice(&text).with_context(|| format!("{path:?} is damaged"))?;
+        Ok(Some(config.annotations))
     }
 
     /// By `/etc/passwd` alone: getpwuid(3) would load libraries into a static program.
@@ -175,6 +195,12 @@ impl Container {
 
     pub fn config(&self) -> Result<Vec<u8>> {
         read_config(&self.room.path)
+    }
+
+    /// The state as hooks read it that run when init has been born.
+    pub fn for_hooks(&self, point: HookPoint, pid: i32) -> Result<Vec<u8>> {
+        let annotations = self.state.annotations(&self.room.path)?.unwrap_or_default();
+        Ok(self.state.for_hooks(&annotations, point, pid))
     }
 
     /// Kill everything that is in the container, and see that its init is gone.

@@ -2,7 +2,6 @@
 //!
 //! Runs outside. The file's layout is private to corten; what engines see is [`super::Document`]'s to say.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,8 +27,8 @@ pub struct State {
     pub rootfs: PathBuf,
     /// RFC 3339; when the runtime began to make it.
     pub created: String,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub annotations: BTreeMap<String, String>,
+    /// Whether the configuration has annotations; else nobody needs to read it for them.
+    pub annotated: bool,
     /// Whether init's end is the end of everything in the container.
     pub own_pid_namespace: bool,
     /// Whether the configuration has hooks for after the birth; else nobody needs to read it again.

@@ -108,7 +108,7 @@ impl Store {
 }
 
 /// `does not exist` is what engines look for.
-fn does_not_exist(id: &str) -> String {
+pub fn does_not_exist(id: &str) -> String {
     format!("container {id:?} does not exist")
 }
 

@@ -98,7 +98,13 @@ impl Conversation<'_> {
         let listener = filter.listener.as_ref().context("a seccomp listener that nobody asked for")?;
         let fd = crate::sys::process::take_fd(self.child.pidfd.as_fd(), number)
             .context("fetch the seccomp listener")?;
-        sockets::send_listener(listener, fd.as_fd(), self.state, self.child.pid)
+        sockets::send_listener(
+            listener,
+            fd.as_fd(),
+            self.state,
+            &self.plan.outside.annotations,
+            self.child.pid,
+        )
     }
 
     fn refusal(&self, report: Report) -> Error {
@@ -136,7 +142,7 @@ pub fn run_hooks(plan: &Plan, state: &State, pid: i32) -> Result<()> {
     let both =
         [(HookPoint::Prestart, &outside.prestart), (HookPoint::CreateRuntime, &outside.create_runtime)];
     for (point, listed) in both {
-        hooks::run(point, listed, &state.for_hooks(point, pid))?;
+        hooks::run(point, listed, &state.for_hooks(&outside.annotations, point, pid))?;
     }
     timing::done("run hooks");
     Ok(())

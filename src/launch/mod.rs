@@ -28,7 +28,7 @@ use crate::host::{hooks, notify};
 use crate::init::{self, Birthright, Gate};
 use crate::log::Log;
 use crate::plan::cgroup::Location;
-use crate::plan::{Action, GroupPlan, HookPoint, Plan};
+use crate::plan::{Action, GroupPlan, Hook, HookPoint, Plan};
 use crate::sys::process::{raise_hard_limit, set_affinity};
 use crate::sys::procfs::Procfs;
 use crate::{timing, wire};
@@ -62,9 +62,9 @@ pub fn birth(
     log: &Log,
 ) -> Result<Born> {
     let mut attempt = Attempt::default();
-    let hook_state = state.for_hooks(HookPoint::Poststop, 0);
+    let last_words = last_words(plan, &state);
     let outcome = try_birth(store, plan, state, config, contact, &mut attempt);
-    conclude(outcome, attempt, plan, &hook_state, log)
+    conclude(outcome, attempt, plan, last_words, log)
 }
 
 /// The child of an attempt that came out well; of another, nothing is left.
@@ -72,7 +72,7 @@ fn conclude(
     outcome: Result<()>,
     attempt: Attempt,
     plan: &Plan,
-    hook_state: &[u8],
+    last_words: Option<Vec<u8>>,
     log: &Log,
 ) -> Result<Born> {
     let Err(error) = outcome else {
@@ -80,16 +80,23 @@ fn conclude(
     };
     let had_lived = attempt.child.is_some();
     let error = undone(attempt, error);
-    if had_lived {
-        run_poststop(plan, hook_state, log);
+    // A container that did not come to be has stopped as well (config.md, Prestart: "the runtime MUST ... continue the
+    // lifecycle at step 12").
+    if let Some(state) = last_words.filter(|_| had_lived) {
+        run_poststop(&plan.outside.poststop, &state, log);
     }
     Err(error)
 }
 
-/// A container that did not come to be has stopped as well (config.md, Prestart: "the runtime MUST ... continue the
-/// lifecycle at step 12"). Hooks that fail are told of and change nothing.
-fn run_poststop(plan: &Plan, state: &[u8], log: &Log) {
-    for hook in &plan.outside.poststop {
+/// What the poststop hooks are told, if there are any.
+fn last_words(plan: &Plan, state: &State) -> Option<Vec<u8>> {
+    let outside = &plan.outside;
+    (!outside.poststop.is_empty()).then(|| state.for_hooks(&outside.annotations, HookPoint::Poststop, 0))
+}
+
+/// Hooks that fail are told of and change nothing (runtime.md, Lifecycle 13).
+pub fn run_poststop(hooks: &[Hook], state: &[u8], log: &Log) {
+    for hook in hooks {
         if let Err(error) = hooks::run(HookPoint::Poststop, std::slice::from_ref(hook), state) {
             log.warn(&format!("{error:#}"));
         }
@@ -161,7 +168,8 @@ fn claim(store: &Store, plan: &Plan, state: &mut State, config: &[u8], attempt: 
     // A unit has a first process, and ends with it: there is none to be opened yet, and none to be found if we die.
     let group = plan.cgroup.as_ref().filter(|group| group.scope.is_none());
     if let Some(group) = group {
-        let made = attempt.cgroup.insert(cgroup::open(&group.layout, &group.path)?);
+        let made =
+            attempt.cgroup.insert(cgroup::open(&group.layout, &group.path, group.delegate.as_deref())?);
         state.cgroup = Some(made.location());
     }
     if let Some(group) = &plan.resctrl {
@@ -185,7 +193,7 @@ fn claim(store: &Store, plan: &Plan, state: &mut State, config: &[u8], attempt: 
 fn make_scope(plan: &Plan, state: &mut State, pid: i32, attempt: &mut Attempt) -> Result<()> {
     let Some(group) = &plan.cgroup else { return Ok(()) };
     let Some(scope) = &group.scope else { return Ok(()) };
-    let made = cgroup::scope::start(scope, &group.layout, pid)?;
+    let made = cgroup::scope::start(group, scope, pid)?;
     state.cgroup = Some(made.location());
     attempt.cgroup = Some(Box::new(made));
     write_state(attempt.room.as_ref().context("a container without a room")?, state)?;

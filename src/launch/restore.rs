@@ -20,7 +20,7 @@ use super::opening::Slots;
 use super::spawn::Child;
 use super::undo::Attempt;
 use super::verify;
-use super::{Born, Contact, announce, claim, conclude, make_scope, write_state};
+use super::{Born, Contact, announce, claim, conclude, last_words, make_scope, write_state};
 use crate::container::state::{Process, State};
 use crate::container::store::Store;
 use crate::container::{CONFIG, read_config};
@@ -30,7 +30,7 @@ use crate::init::mounts::{Shape, make_target};
 use crate::log::Log;
 use crate::plan::checkpoint::{self as planned, ROOT};
 use crate::plan::criu::{Kind, Notice, Request};
-use crate::plan::{Action, HookPoint, Plan};
+use crate::plan::{Action, Plan};
 use crate::sys::fd::send_with_fd;
 use crate::sys::mount::{Attributes, Depth, attr, set_attributes};
 use crate::sys::path::open_in_root;
@@ -55,9 +55,9 @@ pub fn restore(
     log: &Log,
 ) -> Result<Born> {
     let mut attempt = Attempt::default();
-    let hook_state = state.for_hooks(HookPoint::Poststop, 0);
+    let last_words = last_words(plan, &state);
     let outcome = Restoration { plan, request, contact, attempt: &mut attempt }.go(store, state, config);
-    conclude(outcome, attempt, plan, &hook_state, log)
+    conclude(outcome, attempt, plan, last_words, log)
 }
 
 struct Restoration<'a> {

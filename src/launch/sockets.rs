@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::container::state::State;
+use crate::plan::annotations::Annotations;
 use crate::plan::seccomp::Listener;
 use crate::sys::fd::send_with_fd;
 
@@ -30,14 +31,20 @@ pub fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// Send a seccomp listener with the container's process state (config-linux.md, seccomp: the container process state).
-pub fn send_listener(listener: &Listener, fd: BorrowedFd<'_>, state: &State, pid: i32) -> Result<()> {
+pub fn send_listener(
+    listener: &Listener,
+    fd: BorrowedFd<'_>,
+    state: &State,
+    annotations: &Annotations,
+    pid: i32,
+) -> Result<()> {
     let path = &listener.path;
     let message = serde_json::json!({
         "ociVersion": state.oci_version,
         "fds": ["seccompFd"],
         "pid": pid,
         "metadata": listener.metadata,
-        "state": state.for_agents(pid),
+        "state": state.for_agents(annotations, pid),
     });
     let stream = UnixStream::connect(path).with_context(|| format!("connect to seccomp agent {path:?}"))?;
     send_with_fd(stream.as_fd(), message.to_string().as_bytes(), fd)

@@ -125,10 +125,15 @@ fn clone_hint(error: Errno) -> &'static str {
             "make the namespaces (is one of the limits in /proc/sys/user reached?)"
         }
         Errno::EPERM => "make the namespaces (may this user make user namespaces?)",
+        // Of a group that a user may write to, but not to the one above both it and the user's own (cgroups(7)).
+        Errno::EACCES => {
+            "make a process in its cgroup, which this user may not enter from here: call from a delegated one, as \
+             `systemd-run --user --scope` gives, or create containers with --systemd-cgroup"
+        }
         Errno::EBUSY | Errno::EOPNOTSUPP => {
             "make a process in its cgroup (does the cgroup have cgroups below it?)"
         }
-        _ => "make the container's first process",
+        _ => "make a process",
     }
 }
 

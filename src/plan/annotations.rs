@@ -3,6 +3,7 @@
 //! Runs outside. Owns their names, of which `features` prints those that change what a container may do. Unknown ones
 //! never fail (config.md, Annotations).
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,8 @@ use anyhow::{Result, bail, ensure};
 use oci_spec::runtime::Spec;
 
 use super::request::c_path;
+
+pub type Annotations = BTreeMap<String, String>;
 
 /// The process keeps the caller's supplementary groups.
 pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
@@ -30,6 +33,8 @@ pub const HOOKS_STDERR: &str = "run.oci.hooks.stderr";
 pub const SYSTEMD_PROPERTY: &str = "org.systemd.property.";
 /// A group of the container's own below that of its unit.
 pub const SYSTEMD_SUBGROUP: &str = "run.oci.systemd.subgroup";
+/// A group below the one that is limited, which the container gets to itself: its processes are there.
+pub const DELEGATE_CGROUP: &str = "run.oci.delegate-cgroup";
 /// A file of CRIU's options for checkpoint and restore; empty for none.
 pub const CRIU_CONFIG: &str = "org.criu.config";
 
@@ -70,6 +75,11 @@ pub fn check(spec: &Spec) -> Result<()> {
 
 pub fn get<'a>(spec: &'a Spec, name: &str) -> Option<&'a str> {
     spec.annotations().as_ref()?.get(name).map(String::as_str)
+}
+
+/// All of them, by name.
+pub fn all(spec: &Spec) -> Annotations {
+    spec.annotations().iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 /// Whether an annotation says yes.

@@ -137,6 +137,11 @@ pub fn parse_resources(text: &[u8]) -> Result<Value> {
     Ok(document)
 }
 
+/// The limits of a container, from its configuration.
+pub fn resources(document: &Value) -> Result<LinuxResources> {
+    typed(document.clone()).context("linux.resources")
+}
+
 /// The text as JSON, in which every string can be passed to the kernel.
 fn document(text: &[u8]) -> Result<Value> {
     let document: Value = serde_json::from_slice(text).map_err(|error| {

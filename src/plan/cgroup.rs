@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use oci_spec::runtime::Mount;
 use serde::{Deserialize, Serialize};
 
+use super::annotations::{self, DELEGATE_CGROUP};
 use super::facts::Authority;
 use super::namespaces::Place as NamespacePlace;
 use super::request::{Cgroups, Request};
@@ -45,6 +46,9 @@ pub struct Location {
     pub root: PathBuf,
     pub v1: Vec<Place>,
     pub v2: Option<Place>,
+    /// Below the v2 group, where the container is in a group that it was given to itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegate: Option<PathBuf>,
     /// Whose groups they are, where systemd has made them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Unit>,
@@ -111,9 +115,16 @@ pub fn plan(request: &Request) -> Result<Option<GroupPlan>> {
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     let layout = request.facts.cgroup.clone();
     let limits = limits::plan(resources, &layout, request.facts.authority)?;
-    let owner = owner(request)?;
+    let delegate = delegate(request)?;
+    let owner = owner(request, delegate.is_some())?;
     if request.options.cgroups == Cgroups::Systemd {
         let scope = systemd::plan(request, &limits)?;
+        if scope.manager == Manager::User && !layout.v1.is_empty() {
+            bail!(
+                "--systemd-cgroup: on cgroup v1, which this host has, a user's systemd has no groups to give: leave \
+                 the option out, and limits too"
+            );
+        }
         let path = scope.path()?;
         return Ok(Some(GroupPlan {
             layout,
@@ -122,6 +133,7 @@ pub fn plan(request: &Request) -> Result<Option<GroupPlan>> {
             required: true,
             delegated: false,
             scope: Some(scope),
+            delegate,
             owner,
         }));
     }
@@ -136,17 +148,41 @@ pub fn plan(request: &Request) -> Result<Option<GroupPlan>> {
         path = own.parent().unwrap_or(own).join(path);
     }
     let has_hierarchies = !layout.v1.is_empty() || layout.v2.is_some();
-    Ok(has_hierarchies.then_some(GroupPlan { layout, path, limits, required, delegated, scope: None, owner }))
+    let required = required || delegate.is_some();
+    Ok(has_hierarchies.then_some(GroupPlan {
+        layout,
+        path,
+        limits,
+        required,
+        delegated,
+        scope: None,
+        delegate,
+        owner,
+    }))
+}
+
+/// The group below, as crun has it: what is written like an absolute path is relative as well.
+fn delegate(request: &Request) -> Result<Option<PathBuf>> {
+    let Some(asked) = annotations::get(request.spec, DELEGATE_CGROUP).filter(|asked| !asked.is_empty())
+    else {
+        return Ok(None);
+    };
+    let field = format!("annotations.{DELEGATE_CGROUP}");
+    if !request.facts.cgroup.v1.is_empty() || request.facts.cgroup.v2.is_none() {
+        bail!("{field}: {asked:?} is asked for, but only cgroup v2 alone can be delegated to a container");
+    }
+    below(Path::new(asked), &field, "the container's group").map(Some)
 }
 
 /// Who is to own the group, where that is not us: the container's user, if the container has a cgroup namespace and
-/// mounts its group to write to it (config-linux.md, Cgroup ownership). On v1 delegation is not safe.
-fn owner(request: &Request) -> Result<Option<u32>> {
+/// mounts its group to write to it (config-linux.md, Cgroup ownership) or was given one. On v1 delegation is not safe.
+fn owner(request: &Request, given: bool) -> Result<Option<u32>> {
     let facts = request.facts;
+    let asks = || request.spec.mounts().iter().flatten().any(is_writable_group);
     let delegates = facts.authority != Authority::User
         && facts.cgroup.v1.is_empty()
         && request.place(Namespace::Cgroup) == NamespacePlace::New
-        && request.spec.mounts().iter().flatten().any(is_writable_group);
+        && (given || asks());
     let Some(process) = request.spec.process().as_ref().filter(|_| delegates) else { return Ok(None) };
     let uid = process.user().uid();
     let owner = match request.place(Namespace::User) {
@@ -181,23 +217,26 @@ pub fn path(cgroups_path: Option<&Path>, id: &str) -> Result<PathBuf> {
         Some(path) if !path.as_os_str().is_empty() => path,
         _ => return Ok(PathBuf::from(format!("corten-{id}"))),
     };
+    below(asked, "linux.cgroupsPath", "the root of the hierarchy")
+}
+
+/// A path that stays below where it begins, and is not `that` place itself.
+fn below(asked: &Path, field: &str, that: &str) -> Result<PathBuf> {
     let mut path = PathBuf::new();
     for component in asked.components() {
         match component {
             Component::Normal(name) if name.len() > LONGEST_NAME => {
-                bail!("linux.cgroupsPath: {name:?} is longer than {LONGEST_NAME} bytes")
+                bail!("{field}: {name:?} is longer than {LONGEST_NAME} bytes")
             }
             Component::Normal(name) => path.push(name),
             Component::RootDir | Component::CurDir => {}
             Component::ParentDir | Component::Prefix(_) => {
-                bail!("linux.cgroupsPath: {asked:?} leaves its place with a \"..\"")
+                bail!("{field}: {asked:?} leaves its place with a \"..\"")
             }
         }
     }
     if path.as_os_str().is_empty() {
-        bail!(
-            "linux.cgroupsPath: {asked:?} is the root of the hierarchy, which cannot be a container's group"
-        );
+        bail!("{field}: {asked:?} is {that}, and not a group below it");
     }
     Ok(path)
 }
@@ -245,7 +284,8 @@ mod tests {
             let mut given = Given::new(config).run_by(authority);
             let v2 = Hierarchy { controllers: Vec::new(), directory: PathBuf::new() };
             given.facts.cgroup = CgroupLayout { v2: Some(v2), ..CgroupLayout::default() };
-            owner(&given.request()).unwrap()
+            let request = given.request();
+            owner(&request, delegate(&request).unwrap().is_some()).unwrap()
         };
         assert_eq!(owner(&|_| {}, Authority::Root), Some(100_007));
         assert_eq!(owner(&|_| {}, Authority::User), None);
@@ -258,6 +298,12 @@ mod tests {
         assert_eq!(owner(&without(2), Authority::Root), None);
         assert_eq!(owner(&|config| config["mounts"][0]["options"] = json!(["ro"]), Authority::Root), None);
         assert_eq!(owner(&|config| config["mounts"] = json!([]), Authority::Root), None);
+        // A group of its own is the container's, whether or not it asks to write to it.
+        let below = |config: &mut Value| {
+            config["mounts"] = json!([]);
+            config["annotations"] = json!({"run.oci.delegate-cgroup": "x"});
+        };
+        assert_eq!(owner(&below, Authority::Root), Some(100_007));
         assert_eq!(
             owner(&|config| config["linux"]["namespaces"][2]["path"] = json!("/x"), Authority::Root),
             None
@@ -267,6 +313,58 @@ mod tests {
             config["process"]["user"]["uid"] = json!(0);
         };
         assert_eq!(owner(&root, Authority::Root), None);
+    }
+
+    #[test]
+    fn a_container_can_be_given_a_group_below_its_own_on_v2_alone() {
+        use crate::plan::testing::Given;
+        use serde_json::json;
+
+        let hierarchy = || Hierarchy { controllers: vec!["pids".into()], directory: PathBuf::new() };
+        let v2 = CgroupLayout { v2: Some(hierarchy()), ..CgroupLayout::default() };
+        let hybrid = CgroupLayout { v1: vec![hierarchy()], ..v2.clone() };
+        let ask = |name: &str, layout: &CgroupLayout| {
+            let mut given = Given::new(json!({"annotations": {"run.oci.delegate-cgroup": name}}));
+            given.facts.cgroup = layout.clone();
+            delegate(&given.request()).map_err(|error| error.to_string())
+        };
+        for (name, path) in [("payload", "payload"), ("/init", "init"), ("a//b/", "a/b")] {
+            assert_eq!(ask(name, &v2).unwrap().as_deref(), Some(Path::new(path)));
+        }
+        assert_eq!(ask("", &hybrid), Ok(None));
+        for (name, layout, reason) in [
+            ("../other", &v2, "leaves its place with a \"..\""),
+            ("/", &v2, "is the container's group, and not a group below it"),
+            ("payload", &hybrid, "only cgroup v2 alone"),
+            ("payload", &CgroupLayout::default(), "only cgroup v2 alone"),
+        ] {
+            let error = ask(name, layout).unwrap_err();
+            assert!(
+                error.starts_with("annotations.run.oci.delegate-cgroup: ") && error.contains(reason),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_users_systemd_has_no_groups_to_give_where_there_are_v1_hierarchies() {
+        use crate::plan::testing::Given;
+        use serde_json::json;
+
+        let hierarchy = || Hierarchy { controllers: vec!["pids".into()], directory: PathBuf::new() };
+        let hybrid = CgroupLayout { v1: vec![hierarchy()], v2: Some(hierarchy()), ..CgroupLayout::default() };
+        for (authority, refused) in [(Authority::User, true), (Authority::Root, false)] {
+            for (v1, refused) in [(hybrid.v1.clone(), refused), (Vec::new(), false)] {
+                let mut given = Given::new(json!({"linux": {}})).run_by(authority);
+                given.facts.cgroup = CgroupLayout { v1, ..hybrid.clone() };
+                given.options.cgroups = Cgroups::Systemd;
+                let outcome = plan(&given.request()).map_err(|error| error.to_string());
+                match outcome {
+                    Err(error) => assert!(refused && error.starts_with("--systemd-cgroup: "), "{error}"),
+                    Ok(_) => assert!(!refused),
+                }
+            }
+        }
     }
 
     #[test]

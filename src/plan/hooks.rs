@@ -2,7 +2,6 @@
 //!
 //! Runs outside. Owns the table of points, which `features` prints.
 
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::Path;
 
@@ -10,9 +9,10 @@ use anyhow::{Result, ensure};
 use oci_spec::runtime::{Hooks, Spec};
 use serde_json::Value;
 
+use super::annotations::{self, Annotations};
 use super::request::{Request, c_path, c_string};
 use super::steps::Steps;
-use super::{Action, Hook, HookPoint, HookState, HookStreams, Open, annotations};
+use super::{Action, Hook, HookPoint, HookState, HookStreams, Open};
 
 /// The specification that `state` speaks of.
 pub const SPECIFICATION: &str = "1.3.0";
@@ -81,9 +81,7 @@ pub fn plan_outside(request: &Request, steps: &mut Steps) -> Result<()> {
 pub fn plan_inside(request: &Request, point: HookPoint, steps: &mut Steps) -> Result<()> {
     let hooks = hooks(request, point)?;
     if !hooks.is_empty() && steps.is_birth() {
-        let annotations = request.spec.annotations().iter().flatten();
-        let sorted = annotations.map(|(name, value)| (name.clone(), value.clone())).collect();
-        let state = state(request.id, request.bundle, &sorted, point.status());
+        let state = state(request.id, request.bundle, &steps.outside.annotations, point.status());
         let streams = steps.hook_streams;
         steps.birth(Action::Hooks { point, hooks, state, streams });
     }
@@ -148,7 +146,7 @@ fn parse(hook: &oci_spec::runtime::Hook, path: &str) -> Result<Hook> {
 
 /// A container's state as hooks read it, around the pid; the members stand in the order in which runc writes them,
 /// without spaces, because shell hooks look for text.
-pub fn state(id: &str, bundle: &Path, annotations: &BTreeMap<String, String>, status: &str) -> HookState {
+pub fn state(id: &str, bundle: &Path, annotations: &Annotations, status: &str) -> HookState {
     let quoted = |text: &str| Value::from(text).to_string();
     let version = quoted(SPECIFICATION);
     let before_pid =
@@ -179,7 +177,7 @@ mod tests {
     #[test]
     fn hooks_read_the_state_in_the_shape_that_runc_writes() {
         let annotations =
-            BTreeMap::from([("b".to_string(), "2".to_string()), ("a".to_string(), "\"/".to_string())]);
+            Annotations::from([("b".to_string(), "2".to_string()), ("a".to_string(), "\"/".to_string())]);
         let state = state("web", Path::new("/run/web"), &annotations, "created").with_pid(42);
         assert_eq!(
             String::from_utf8(state).unwrap(),

@@ -56,6 +56,8 @@ pub struct Setting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Otherwise {
     Refuse,
+    /// The same, and where it is there, read whether the value was taken.
+    Doubt,
     /// The value is what such a kernel does anyway.
     Skip,
     Write {
@@ -143,6 +145,7 @@ impl Row {
         let render = |file: &File| (file.render)(asked, resources).map(|value| (file.name(asked), value));
         let Some((name, value)) = render(file) else { return Ok(None) };
         let otherwise = match file.missing {
+            Missing::Doubt => Otherwise::Doubt,
             Missing::Skip => Otherwise::Skip,
             Missing::SkipIf(values) if values.contains(&value.as_str()) => Otherwise::Skip,
             Missing::Refuse | Missing::SkipIf(_) => Otherwise::Refuse,

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 pub use action::{
     Action, CapabilitySets, DeviceKind, Moment, Mount, MountWhat, Parameter, SchedulerAttributes,
 };
+use annotations::Annotations;
 use cgroup::CgroupLayout;
 use limits::Limits;
 use resctrl::ResctrlPlan;
@@ -115,6 +116,8 @@ pub struct Outside {
     pub map_with_helpers: bool,
     /// Moved from the host's network namespace to the container's.
     pub net_devices: Vec<NetDevice>,
+    /// What hooks and seccomp agents are told of the container, beside its state.
+    pub annotations: Annotations,
     pub prestart: Vec<Hook>,
     pub create_runtime: Vec<Hook>,
     pub poststart: Vec<Hook>,
@@ -147,7 +150,9 @@ pub struct GroupPlan {
     pub delegated: bool,
     /// Systemd makes the group, as part of this unit, when the first process is there to be put into it.
     pub scope: Option<systemd::Scope>,
-    /// The user of this host who gets it, to make groups of its own below it.
+    /// A group below it, which has its limits and no others, and in which the container is.
+    pub delegate: Option<PathBuf>,
+    /// The user of this host who gets the container's group, to make groups of its own below it.
     pub owner: Option<u32>,
 }
 

@@ -25,6 +25,9 @@ pub fn text(plan: &Plan) -> String {
     line(format_args!("enter   {}", entry(plan)));
     if let Some(group) = &plan.cgroup {
         line(format_args!("cgroup  {}", group.path.display()));
+        if let Some(delegate) = &group.delegate {
+            line(format_args!("        given  {}, below it, to the container", delegate.display()));
+        }
         if let Some(scope) = &group.scope {
             line(format_args!(
                 "        unit   {} in {}, by {}",
@@ -77,6 +80,9 @@ pub fn json(plan: &Plan) -> Value {
         let mut object = json!({"path": group.path, "limits": group.limits});
         if let Some(owner) = group.owner {
             object["owner"] = owner.into();
+        }
+        if let Some(delegate) = &group.delegate {
+            object["delegate"] = json!(delegate);
         }
         if let Some(scope) = &group.scope {
             let properties: Vec<String> = scope.properties.iter().map(ToString::to_string).collect();

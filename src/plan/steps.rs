@@ -20,6 +20,7 @@ use super::{
 /// The birth of a container.
 pub fn birth(request: &Request) -> Result<Plan> {
     let mut steps = Steps::new(request.facts.authority);
+    steps.outside.annotations = annotations::all(request.spec);
     request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     let cgroup = cgroup::plan(request).context("config.json")?;
     // Where the group may be denied, nothing may count on it.
@@ -33,6 +34,7 @@ pub fn birth(request: &Request) -> Result<Plan> {
 /// One more process in the container whose first process is `init_pid`.
 pub fn guest(request: &Request, process: &Process, init_pid: i32) -> Result<Plan> {
     let mut steps = Steps::of_a_guest(request.facts.authority);
+    steps.outside.annotations = annotations::all(request.spec);
     request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     order_of_guest(request, process, init_pid, &mut steps)?;
     Ok(steps.finish())

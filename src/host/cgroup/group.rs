@@ -9,10 +9,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{Pid, UnlinkatFlags, fchownat, read, unlinkat, write};
 
@@ -30,7 +30,12 @@ pub struct Group {
     place: Place,
     /// Relative to the root.
     path: PathBuf,
+    /// Somebody came between our look and our mkdir(2) or lock, so it is theirs.
+    lost: bool,
 }
+
+/// Nobody else makes a container in the group until this is dropped.
+pub type Claim = Flock<OwnedFd>;
 
 /// A file that stays open for several writes.
 pub struct Writer {
@@ -66,7 +71,7 @@ impl Root {
 impl Group {
     pub fn new(root: &Rc<Root>, place: Place) -> Group {
         let path = place.hierarchy.directory.join(&place.path);
-        Group { root: Rc::clone(root), place, path }
+        Group { root: Rc::clone(root), place, path, lost: false }
     }
 
     pub fn place(&self) -> &Place {
@@ -89,6 +94,16 @@ impl Group {
         fstatat(&self.root.fd, &self.path, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
     }
 
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Take what is there already for given.
+    pub fn find(&mut self) -> Result<()> {
+        self.place.found = self.root.survey(&self.place.hierarchy.directory, &self.place.path)?;
+        Ok(())
+    }
+
     /// Whether it was there before the container.
     pub fn is_found(&self) -> bool {
         self.place.found == self.place.depth()
@@ -105,7 +120,8 @@ impl Group {
         Group::new(&self.root, Place { hierarchy: self.place.hierarchy.clone(), path, found })
     }
 
-    fn child(&self, name: &Path) -> Group {
+    /// A group of this one's, at any depth; nothing is known of it yet.
+    pub fn below(&self, name: &Path) -> Group {
         let path = self.place.path.join(name);
         Group::new(&self.root, Place { hierarchy: self.place.hierarchy.clone(), path, found: 0 })
     }
@@ -118,10 +134,35 @@ impl Group {
                 Ok(()) => made(&group)?,
                 // Another container has just made the parent that both want: it is not ours to remove.
                 Err(Errno::EEXIST) if depth < self.place.depth() => self.place.found = depth,
-                Err(errno) => return Err(errno).with_context(|| format!("make {}", group.path().display())),
+                Err(errno) => {
+                    self.lost = errno == Errno::EEXIST;
+                    let path = group.path();
+                    return Err(errno).with_context(|| match self.lost {
+                        true => format!("{} has just been made by somebody else", path.display()),
+                        false => format!("make {}", path.display()),
+                    });
+                }
             }
         }
         Ok(())
+    }
+
+    /// Keep others from taking it for an unused group until there is a process in it.
+    pub fn claim(&mut self) -> Result<Claim> {
+        let directory = self.open(Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+        let directory = directory.with_context(|| format!("open {}", self.path().display()))?;
+        let claim = Flock::lock(directory, FlockArg::LockExclusiveNonblock);
+        let claim = claim.map_err(|(_, errno)| match errno {
+            Errno::EWOULDBLOCK => anyhow!("{} has just been taken by somebody else", self.path().display()),
+            errno => Error::new(errno).context(format!("lock {}", self.path().display())),
+        });
+        // Those who were there before us have let go of it since we looked.
+        let claim = claim.and_then(|claim| match self.is_found() {
+            true => self.refuse_processes().map(|()| claim),
+            false => Ok(claim),
+        });
+        self.lost = claim.is_err();
+        claim
     }
 
     /// The directory itself.
@@ -186,21 +227,45 @@ impl Group {
 
     /// The processes in the group and in those below it; none once it is gone.
     pub fn pids(&self) -> Result<Vec<Pid>> {
-        let listed = match self.try_read("cgroup.procs") {
-            Err(Errno::ENOENT | Errno::ENODEV) => return Ok(Vec::new()),
-            listed => listed.with_context(|| format!("read {}/cgroup.procs", self.path().display()))?,
-        };
-        // A process of a pid namespace that is not below ours is listed as 0 and cannot be named.
-        let mut pids: Vec<Pid> = listed
-            .lines()
-            .filter_map(|pid| pid.parse().ok())
-            .filter(|pid| *pid != 0)
-            .map(Pid::from_raw)
-            .collect();
-        for child in self.children()? {
-            pids.extend(child.pids()?);
+        let mut pids = Vec::new();
+        match self.list(&mut pids) {
+            Err(Errno::EOPNOTSUPP) => self.list_leaders(&mut pids),
+            listed => listed,
         }
+        .with_context(|| format!("list the processes in {}", self.path().display()))?;
         Ok(pids)
+    }
+
+    fn list(&self, pids: &mut Vec<Pid>) -> Result<(), Errno> {
+        match self.listed("cgroup.procs") {
+            Err(Errno::ENOENT | Errno::ENODEV) => return Ok(()),
+            listed => pids.extend(listed?),
+        }
+        for child in self.try_children()? {
+            match child.list(pids) {
+                // A group of threads (cgroups(7)): their processes are in the list of the domain above.
+                Err(Errno::EOPNOTSUPP) => {}
+                listed => listed?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Where there is no domain but somewhere above: the processes whose first threads are here.
+    fn list_leaders(&self, pids: &mut Vec<Pid>) -> Result<(), Errno> {
+        let threads = self.listed("cgroup.threads")?;
+        pids.extend(threads.into_iter().filter(|thread| {
+            let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+            status.contains(&format!("\nTgid:\t{thread}\n"))
+        }));
+        self.try_children()?.iter().try_for_each(|child| child.list_leaders(pids))
+    }
+
+    /// A process of a pid namespace that is not below ours is listed as 0 and cannot be named.
+    fn listed(&self, file: &str) -> Result<Vec<Pid>, Errno> {
+        let listed = self.try_read(file)?;
+        let pids = listed.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid != 0);
+        Ok(pids.map(Pid::from_raw).collect())
     }
 
     fn children(&self) -> Result<Vec<Group>> {
@@ -220,7 +285,7 @@ impl Group {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if entry.file_type() == Some(Type::Directory) && name != b"." && name != b".." {
-                children.push(self.child(Path::new(OsStr::from_bytes(name))));
+                children.push(self.below(Path::new(OsStr::from_bytes(name))));
             }
         }
         Ok(children)
@@ -244,6 +309,9 @@ impl Group {
 
     /// Remove what the container brought: nested groups, the group itself, and the parents made for it.
     pub fn remove(&self, deadline: &Deadline) -> Result<()> {
+        if self.lost {
+            return Ok(());
+        }
         if self.is_found() {
             for child in self.children()? {
                 child.remove_tree(deadline)?;

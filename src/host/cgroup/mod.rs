@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::plan::cgroup::{CgroupLayout, Hierarchy, Location, Place};
@@ -20,6 +21,7 @@ use crate::plan::limits::{DeviceLimits, Setting};
 use group::{Group, Root};
 use oom::OomWatch;
 use stats::Stats;
+use v2::V2;
 
 mod device_bpf;
 mod group;
@@ -75,7 +77,7 @@ pub trait Cgroup {
 }
 
 /// The group of a container that does not exist yet. Looks what is there already, and is not ours to remove.
-pub fn open(layout: &CgroupLayout, path: &Path) -> Result<Box<dyn Cgroup>> {
+pub fn open(layout: &CgroupLayout, path: &Path, delegate: Option<&Path>) -> Result<Box<dyn Cgroup>> {
     let root = Root::open(&layout.root)?;
     let survey = |hierarchy: &Hierarchy| -> Result<Place> {
         let found = root.survey(&hierarchy.directory, path)?;
@@ -85,6 +87,7 @@ pub fn open(layout: &CgroupLayout, path: &Path) -> Result<Box<dyn Cgroup>> {
         root: layout.root.clone(),
         v1: layout.v1.iter().map(survey).collect::<Result<_>>()?,
         v2: layout.v2.as_ref().map(survey).transpose()?,
+        delegate: delegate.map(Path::to_owned),
         unit: None,
     };
     let group = tree(&root, &location)?;
@@ -125,7 +128,15 @@ pub fn of_pid(location: &Location, pid: Pid) -> Result<Location> {
             .map(|one| place(one, &one.hierarchy.controllers.join(",")))
             .collect::<Result<_>>()?,
         v2: location.v2.as_ref().map(|one| place(one, "")).transpose()?,
+        delegate: None,
         unit: None,
+    })
+}
+
+fn kill_each(pids: &[Pid]) -> Result<()> {
+    pids.iter().try_for_each(|pid| match kill(*pid, Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+        Err(errno) => Err(errno).with_context(|| format!("kill process {pid}")),
     })
 }
 
@@ -135,13 +146,14 @@ pub fn is_denied(error: &anyhow::Error) -> bool {
 }
 
 fn tree(root: &Rc<Root>, location: &Location) -> Result<Box<dyn Cgroup>> {
-    let unified = location.v2.as_ref().map(|place| Group::new(root, place.clone()));
+    let unified =
+        location.v2.as_ref().map(|place| V2::new(Group::new(root, place.clone()), &location.delegate));
     match (location.v1.is_empty(), unified) {
         (true, None) => bail!("no cgroup hierarchy is mounted at {}", location.root.display()),
-        (true, Some(group)) => Ok(Box::new(v2::V2::new(group))),
+        (true, Some(unified)) => Ok(Box::new(unified)),
         (false, unified) => {
             let groups = location.v1.iter().map(|place| Group::new(root, place.clone())).collect();
-            Ok(Box::new(v1::V1::new(groups, unified.map(v2::V2::new))))
+            Ok(Box::new(v1::V1::new(groups, unified)))
         }
     }
 }

@@ -13,6 +13,7 @@ use super::oom::OomWatch;
 use super::stats::Stats;
 use super::{Cgroup, of_pid, tree};
 use crate::host::systemd::{Systemd, bus_of};
+use crate::plan::GroupPlan;
 use crate::plan::cgroup::{CgroupLayout, Hierarchy, Location, Place, Unit};
 use crate::plan::limits::{DeviceLimits, Setting};
 use crate::plan::systemd::{self, properties};
@@ -34,11 +35,11 @@ impl Scope {
 /// Have systemd make the unit, with all that it is to know of the limits, and this process in it. The process must wait
 /// until [`Cgroup::create`] has made the rest. On an error there is no unit; nor is there one if we are killed, as long
 /// as the process ends with us: systemd collects a scope that nobody is in.
-pub fn start(scope: &systemd::Scope, layout: &CgroupLayout, pid: i32) -> Result<Scope> {
+pub fn start(plan: &GroupPlan, scope: &systemd::Scope, pid: i32) -> Result<Scope> {
     let unit = Unit { name: scope.name.clone(), manager: scope.manager, bus: bus_of(scope.manager)? };
     Systemd::connect(&unit)?.start(&scope.properties, pid)?;
     let pid = Pid::from_raw(pid);
-    match look(scope, layout, pid) {
+    match look(plan, scope, pid) {
         Ok(groups) => Ok(Scope { unit, groups, newcomer: Some(pid) }),
         Err(error) => Err(match Systemd::connect(&unit).and_then(|mut systemd| systemd.stop()) {
             Ok(()) => error,
@@ -48,7 +49,8 @@ pub fn start(scope: &systemd::Scope, layout: &CgroupLayout, pid: i32) -> Result<
 }
 
 /// The groups of the unit that a process has just been moved to, and what of them is there already.
-fn look(scope: &systemd::Scope, layout: &CgroupLayout, pid: Pid) -> Result<Box<dyn Cgroup>> {
+fn look(plan: &GroupPlan, scope: &systemd::Scope, pid: Pid) -> Result<Box<dyn Cgroup>> {
+    let layout = &plan.layout;
     let root = Root::open(&layout.root)?;
     let own = of_pid(&Location { root: layout.root.clone(), ..of_systemd(layout)? }, pid)?;
     let place =
@@ -66,6 +68,7 @@ fn look(scope: &systemd::Scope, layout: &CgroupLayout, pid: Pid) -> Result<Box<d
         root: layout.root.clone(),
         v1: layout.v1.iter().map(survey).collect::<Result<_>>()?,
         v2: layout.v2.as_ref().map(survey).transpose()?,
+        delegate: plan.delegate.clone(),
         unit: None,
     };
     tree(&root, &location)
@@ -80,6 +83,7 @@ fn of_systemd(layout: &CgroupLayout) -> Result<Location> {
         root: layout.root.clone(),
         v1: named.map(place).into_iter().collect(),
         v2: v2.map(place),
+        delegate: None,
         unit: None,
     })
 }

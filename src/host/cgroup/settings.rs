@@ -99,14 +99,31 @@ fn write(group: &Group, setting: &Setting) -> Result<()> {
         Err(Errno::ENOENT) => match &setting.otherwise {
             Otherwise::Skip => Ok(()),
             Otherwise::Write { file, value } => group.write(file, value).with_context(field),
-            Otherwise::Refuse => Err(missing(group, setting)?).with_context(field),
+            Otherwise::Refuse | Otherwise::Doubt => Err(missing(group, setting)?).with_context(field),
         },
         written => written
             .with_context(|| {
                 format!("write {:?} to {}", setting.value, group.path().join(&setting.file).display())
             })
+            .and_then(|()| match setting.otherwise {
+                Otherwise::Doubt => check_taken(group, setting),
+                _ => Ok(()),
+            })
             .with_context(field),
     }
+}
+
+/// Kernels that no longer have a limit may still take values for it. Those that have it round them down to pages.
+fn check_taken(group: &Group, setting: &Setting) -> Result<()> {
+    const LARGEST_PAGE: u64 = 64 << 10;
+    let held = group.read(&setting.file)?;
+    if let (Ok(asked), Ok(held)) = (setting.value.parse::<u64>(), held.trim().parse::<u64>())
+        && !(held..held.saturating_add(LARGEST_PAGE)).contains(&asked)
+    {
+        let file = group.path().join(&setting.file);
+        bail!("this kernel takes {asked} for {} and does not limit anything", file.display());
+    }
+    Ok(())
 }
 
 fn missing(group: &Group, setting: &Setting) -> Result<Error> {

@@ -21,6 +21,10 @@ impl dyn Cgroup {
     }
 }
 
+fn open(layout: &CgroupLayout, path: &Path) -> Result<Box<dyn Cgroup>> {
+    super::open(layout, path, None)
+}
+
 /// A layout in a directory, whose groups exist with these files in them.
 pub(super) struct Fake {
     directory: TempDir,
@@ -216,6 +220,9 @@ fn a_location_survives_the_state_file() {
     let location = fake.open().location();
     let json = serde_json::to_string(&location).unwrap();
     assert_eq!(serde_json::from_str::<Location>(&json).unwrap(), location);
+    assert_eq!(reopen(&location).unwrap().location(), location);
+    let unified = Fake::v2("pids").file("pods/web/cgroup.freeze", "0\n");
+    let location = Location { delegate: Some("a/b".into()), ..unified.open().location() };
     assert_eq!(reopen(&location).unwrap().location(), location);
 }
 
@@ -439,6 +446,64 @@ fn limits_that_the_kernel_holds_against_each_other_can_be_raised_and_lowered() {
     }
 }
 
+#[test]
+fn of_two_who_want_one_group_the_first_to_make_it_keeps_it() {
+    let Some(layout) = host("of_two_who_want_one_group_the_first_to_make_it_keeps_it") else { return };
+    let path = format!("corten-test-wanted-{}/by/two", std::process::id());
+    let mut both = [open(&layout, Path::new(&path)).unwrap(), open(&layout, Path::new(&path)).unwrap()];
+    let [first, second] = &mut both;
+    first.create().unwrap();
+    let error = second.create().unwrap_err();
+    assert!(error.to_string().ends_with("has just been made by somebody else"), "{error:#}");
+    // And who sees a group without processes does not take it for one that nobody wants.
+    let mut third = open(&layout, Path::new(&path)).unwrap();
+    let error = third.create().unwrap_err();
+    assert!(error.to_string().ends_with("has just been taken by somebody else"), "{error:#}");
+    for other in [second, &mut third] {
+        other.kill().unwrap();
+        other.remove().unwrap();
+    }
+    let location = first.location();
+    for place in location.v1.iter().chain(&location.v2) {
+        let group = layout.mount_point(&place.hierarchy).join(&path);
+        assert!(group.exists(), "{} is gone", group.display());
+    }
+    first.remove().unwrap();
+    let left = layout
+        .v1
+        .iter()
+        .chain(&layout.v2)
+        .filter(|one| layout.mount_point(one).join(Path::new(&path).iter().next().unwrap()).exists());
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn a_delegate_is_below_the_group_that_is_limited_and_ends_with_it() {
+    let Some(layout) = unified("a_delegate_is_below_the_group_that_is_limited_and_ends_with_it") else {
+        return;
+    };
+    let path = format!("corten-test-given-{}", std::process::id());
+    let group = layout.mount_point(layout.v2.as_ref().unwrap()).join(&path);
+    // The second time somebody has made the groups before.
+    for found in [false, true] {
+        if found {
+            fs::create_dir_all(group.join("a/b")).unwrap();
+        }
+        let mut cgroup = super::open(&layout, Path::new(&path), Some(Path::new("a/b"))).unwrap();
+        cgroup.create().unwrap();
+        cgroup.give_to(4242).unwrap();
+        let birthplace = nix::sys::stat::fstat(cgroup.birthplace().unwrap()).unwrap();
+        let owner = |below: &str| {
+            let status = nix::sys::stat::stat(&group.join(below)).unwrap();
+            (status.st_ino == birthplace.st_ino, status.st_uid)
+        };
+        assert_eq!([owner("a/b"), owner("a"), owner("")], [(true, 4242), (false, 0), (false, 0)]);
+        cgroup.remove().unwrap();
+        assert_eq!((group.exists(), group.join("a").exists()), (found, false));
+    }
+    fs::remove_dir(&group).unwrap();
+}
+
 /// The v2 hierarchy alone, which this host may have beside the v1 ones.
 fn unified(test: &str) -> Option<CgroupLayout> {
     let layout = host(test)?;
@@ -492,6 +557,29 @@ fn a_device_program_holds_and_gives_way_to_the_next() {
     assert!(readable("/dev/kmsg") && !readable("/dev/kmsg; exec > /dev/kmsg"));
     assert_eq!((first.len(), programs().len()), (1, 1));
     assert_ne!(first, programs());
+}
+
+#[test]
+fn there_is_no_moment_without_a_device_program_while_they_replace_each_other() {
+    let Some(layout) = unified("there_is_no_moment_without_a_device_program_while_they_replace_each_other")
+    else {
+        return;
+    };
+    let real = Temporary::new(&layout, "replaced");
+    // The two differ, and neither allows /dev/kmsg.
+    let rules = [
+        r#"{"devices": [{"allow": false, "access": "rwm"}]}"#,
+        r#"{"devices": [{"allow": true, "type": "c", "major": 1, "minor": 2, "access": "r"}]}"#,
+    ];
+    real.apply(rules[0]);
+    let mut opener = real.shell("while :; do true < /dev/kmsg && exit 7; true < /dev/zero || exit 8; done");
+    real.wait_for_pids(1);
+    for turn in 0..400 {
+        real.apply(rules[turn % 2]);
+    }
+    assert_eq!(opener.try_wait().unwrap(), None, "a device was open to it, or one was not");
+    real.cgroup.kill().unwrap();
+    opener.wait().unwrap();
 }
 
 #[test]

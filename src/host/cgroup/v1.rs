@@ -6,16 +6,14 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::group::Group;
+use super::group::{Claim, Group};
 use super::oom::OomWatch;
 use super::stats::{self, Stats};
 use super::v2::V2;
 use super::wait::Deadline;
-use super::{Cgroup, PATIENCE, settings};
+use super::{Cgroup, PATIENCE, kill_each, settings};
 use crate::plan::cgroup::{Location, Version};
 use crate::plan::device_rules::{DeviceRules, Verdict};
 use crate::plan::limits::{DeviceLimits, Setting};
@@ -24,19 +22,31 @@ pub struct V1 {
     groups: Vec<Group>,
     unified: Option<V2>,
     doors: Vec<OwnedFd>,
+    claim: Option<Claim>,
 }
 
 impl V1 {
     pub fn new(groups: Vec<Group>, unified: Option<V2>) -> V1 {
-        V1 { groups, unified, doors: Vec::new() }
+        V1 { groups, unified, doors: Vec::new(), claim: None }
     }
 
     fn make(&mut self) -> Result<()> {
-        for group in &mut self.groups {
+        for index in 0..self.groups.len() {
+            let group = &mut self.groups[index];
             let cpuset = group.controls("cpuset");
-            group.make(|made| if cpuset { inherit_cpuset(made) } else { Ok(()) })?;
+            let made = group.make(|made| if cpuset { inherit_cpuset(made) } else { Ok(()) });
+            self.forget_lost(index);
+            made?;
         }
         self.unified.as_mut().map_or(Ok(()), V2::make)
+    }
+
+    /// Whoever has this group has the others too.
+    fn forget_lost(&mut self, index: usize) {
+        if self.groups[index].is_lost() {
+            self.groups.truncate(index);
+            self.unified = None;
+        }
     }
 
     fn group(&self, controller: &str) -> Option<&Group> {
@@ -71,19 +81,13 @@ impl V1 {
     }
 
     /// Without `cgroup.kill`: hold all processes still, so that none can fork or be replaced, kill, and let go.
-    fn kill_each(&self) -> Result<()> {
+    fn kill_still(&self) -> Result<()> {
         let deadline = Deadline::after(PATIENCE / 10);
         if let Some(freezer) = self.group("freezer").filter(|freezer| freezer.exists()) {
             // A process that cannot freeze (in state D) cannot fork either.
             self.reach(freezer, "FROZEN", &deadline)?;
         }
-        for pid in self.pids()? {
-            match kill(pid, Signal::SIGKILL) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(errno) => return Err(errno).with_context(|| format!("kill process {pid}")),
-            }
-        }
-        Ok(())
+        kill_each(&self.pids()?)
     }
 }
 
@@ -100,6 +104,9 @@ impl Cgroup for V1 {
 
     fn create(&mut self) -> Result<()> {
         self.make()?;
+        let claim = self.groups.first_mut().map(Group::claim);
+        self.forget_lost(0);
+        self.claim = claim.transpose()?;
         self.admit()
     }
 
@@ -204,7 +211,7 @@ impl Cgroup for V1 {
     fn kill(&self) -> Result<()> {
         match &self.unified {
             Some(unified) => V2::kill(unified)?,
-            None => self.kill_each()?,
+            None => self.kill_still()?,
         }
         // The v1 freezer holds even the dead.
         match self.group("freezer") {
@@ -227,6 +234,7 @@ impl Cgroup for V1 {
             root: self.groups.first().map(Group::root_path).unwrap_or_default(),
             v1: self.groups.iter().map(|group| group.place().clone()).collect(),
             v2: self.unified.as_ref().map(|unified| unified.group().place().clone()),
+            delegate: None,
             unit: None,
         }
     }

@@ -4,18 +4,18 @@
 //! controllers that no v1 hierarchy has.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 
-use super::group::Group;
+use super::group::{Claim, Group};
 use super::oom::OomWatch;
 use super::stats::{self, Stats};
 use super::wait::Deadline;
-use super::{Cgroup, PATIENCE, device_bpf, settings};
+use super::{Cgroup, PATIENCE, device_bpf, kill_each, settings};
 use crate::plan::cgroup::{Location, Version};
 use crate::plan::limits::{DeviceLimits, Setting};
 
@@ -26,12 +26,21 @@ const CONTROL: &str = "cgroup.subtree_control";
 
 pub struct V2 {
     group: Group,
+    /// The group below it that the container is in, where it was given one to itself.
+    delegate: Option<Group>,
     birthplace: Option<OwnedFd>,
+    claim: Option<Claim>,
 }
 
 impl V2 {
-    pub fn new(group: Group) -> V2 {
-        V2 { group, birthplace: None }
+    pub fn new(group: Group, delegate: &Option<PathBuf>) -> V2 {
+        let delegate = delegate.as_ref().map(|path| group.below(path));
+        V2 { group, delegate, birthplace: None, claim: None }
+    }
+
+    /// Where the container's processes are: in the group that is limited, or below it.
+    fn home(&self) -> &Group {
+        self.delegate.as_ref().unwrap_or(&self.group)
     }
 
     pub fn group(&self) -> &Group {
@@ -52,7 +61,9 @@ impl V2 {
         if self.group.place().depth() > 1 && self.group.read("cgroup.type")?.trim() == "domain invalid" {
             self.group.write("cgroup.type", "threaded")?;
         }
-        Ok(())
+        let Some(delegate) = &mut self.delegate else { return Ok(()) };
+        delegate.find()?;
+        delegate.make(|_| Ok(()))
     }
 
     /// Have every group above hand these controllers down. What cannot be enabled is no error until a limit needs it.
@@ -60,7 +71,7 @@ impl V2 {
         if controllers.is_empty() {
             return Ok(());
         }
-        for ancestor in self.group.ancestors() {
+        for ancestor in self.home().ancestors() {
             let enabled = ancestor.read(CONTROL)?;
             let missing: Vec<String> = controllers
                 .iter()
@@ -86,6 +97,13 @@ impl V2 {
     pub fn kill(&self) -> Result<()> {
         match self.group.try_write("cgroup.kill", "1") {
             Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
+            // A threaded group: nobody in it forks while it is held still.
+            Err(Errno::EOPNOTSUPP) => {
+                self.group.write("cgroup.freeze", "1")?;
+                self.wait_for("frozen 1", &Deadline::after(PATIENCE / 10))?;
+                kill_each(&self.group.pids()?)?;
+                self.group.write("cgroup.freeze", "0")
+            }
             Err(errno) => Err(errno).with_context(|| format!("kill all in {}", self.group.path().display())),
         }
     }
@@ -114,7 +132,7 @@ impl V2 {
     }
 
     pub fn remove_group(&self, deadline: &Deadline) -> Result<()> {
-        if !self.wait_for("populated 0", deadline)? {
+        if !self.group.is_lost() && !self.wait_for("populated 0", deadline)? {
             bail!("remove {}{}: it does not become empty", self.group.path().display(), self.group.holder()?);
         }
         self.group.remove(deadline)
@@ -135,21 +153,22 @@ impl Cgroup for V2 {
 
     fn create(&mut self) -> Result<()> {
         self.make()?;
+        self.claim = Some(self.group.claim()?);
         self.enable_all()?;
         self.admit()
     }
 
     fn create_around(&mut self, pid: Pid) -> Result<()> {
         self.make()?;
-        if !self.group.is_found() {
-            self.group.write("cgroup.procs", &pid.to_string())?;
+        if !self.home().is_found() {
+            self.home().write("cgroup.procs", &pid.to_string())?;
         }
         // Not before: a group hands nothing down while there are processes in it.
         self.enable_all()
     }
 
     fn admit(&mut self) -> Result<()> {
-        self.birthplace = Some(self.group.directory()?);
+        self.birthplace = Some(self.home().directory()?);
         Ok(())
     }
 
@@ -167,7 +186,7 @@ impl Cgroup for V2 {
 
     fn give_to(&self, owner: u32) -> Result<()> {
         let listed = std::fs::read_to_string(DELEGATED).unwrap_or_else(|_| DELEGATED_ALWAYS.to_string());
-        ["."].into_iter().chain(listed.lines()).try_for_each(|file| self.group.give(file, owner))
+        ["."].into_iter().chain(listed.lines()).try_for_each(|file| self.home().give(file, owner))
     }
 
     fn restrict_devices(&self, devices: &DeviceLimits) -> Result<()> {
@@ -224,6 +243,9 @@ impl Cgroup for V2 {
             root: self.group.root_path(),
             v1: Vec::new(),
             v2: Some(self.group.place().clone()),
+            delegate: self.delegate.as_ref().and_then(|delegate| {
+                delegate.place().path.strip_prefix(&self.group.place().path).map(Path::to_owned).ok()
+            }),
             unit: None,
         }
     }
@@ -245,6 +267,7 @@ pub fn why_missing(group: &Group, controller: &str) -> Result<Option<String>> {
             let path = path.join(CONTROL);
             let hint = match errno {
                 Errno::EBUSY => ": processes are in that group itself",
+                Errno::EOPNOTSUPP => ": a group of threads cannot have it",
                 Errno::EACCES | Errno::EPERM => ": the controller is not delegated to this user",
                 _ => "",
             };

@@ -48,12 +48,20 @@ mod tests {
     }
 
     #[test]
-    fn every_share_has_a_valid_weight_and_more_shares_never_weigh_less() {
+    fn every_share_has_the_least_weight_that_is_not_below_the_curve() {
         let mut last = 1;
-        for shares in 2..=262_144 {
-            let weight = cpu_weight(shares);
+        for shares in 2..=262_144_u32 {
+            let weight = cpu_weight(shares.into());
             assert!((last..=10_000).contains(&weight), "{shares} shares weigh {weight} after {last}");
             last = weight;
+            // As it is published, and backwards: from weights to exponents.
+            let l = f64::from(shares).ln() / 2f64.ln();
+            let exponent = (l * l + 125.0 * l) / 612.0 - 7.0 / 34.0;
+            let below = (weight as f64 - 1.0).log10();
+            assert!(
+                below < exponent + 1e-12 && (weight as f64).log10() > exponent - 1e-12,
+                "{shares} shares weigh {weight}"
+            );
         }
     }
 

@@ -45,6 +45,8 @@ type Render = fn(&Asked, &LinuxResources) -> Option<String>;
 pub enum Missing {
     Refuse,
     Skip,
+    /// It may be there and do nothing, which only reading it shows.
+    Doubt,
     /// Fine for values that ask for what such a kernel does anyway.
     SkipIf(&'static [&'static str]),
     Instead(&'static File),
@@ -150,7 +152,7 @@ pub const TABLE: &[Row] = &[
         field: "memory.kernel",
         #[allow(deprecated)]
         read: |r| limit(nonzero(memory(r).kernel())),
-        v1: file("memory", "memory.kmem.limit_in_bytes", plain),
+        v1: Form::File(new_file("memory", "memory.kmem.limit_in_bytes", plain, Missing::Doubt)),
         v2: Form::Ignored,
     },
     Row {
