@@ -137,7 +137,6 @@ def run_it_has_a_real_terminal_that_can_be_resized(d):
         terminal.expect("/dev/pts/0")
         terminal.shows_its_size(31, 97)
         terminal.resize(40, 120)
-        terminal.process.send_signal(28)
         terminal.shows_its_size(40, 120)
         terminal.send("sleep 100\n")
         time.sleep(1)
