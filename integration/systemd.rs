@@ -561,7 +561,8 @@ fn a_user_on_v1_hears_that_its_systemd_has_no_groups_to_give() {
     rootless(&mut bundle);
     bundle.write_config();
     let (id, path) = (&bundle.id, bundle.path());
-    let line = format!("$C --systemd-cgroup run --bundle {} {id} || ls /tmp/{id} 2> /dev/null", path.display());
+    let line =
+        format!("$C --systemd-cgroup run --bundle {} {id} || ls /tmp/{id} 2> /dev/null", path.display());
     let output = as_user(&bundle, &line);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("--systemd-cgroup: on cgroup v1") && errors.lines().count() == 1, "{errors}");
