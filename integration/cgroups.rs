@@ -18,15 +18,23 @@ pub fn unified() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
+/// Whether a controller has its files on the unified hierarchy, or can have them nowhere else.
+pub fn on_v2(controller: &str) -> bool {
+    unified() || (v1_hierarchy(controller).is_none() && v2_hierarchy(controller).is_some())
+}
+
 /// Where the hierarchy of a controller is mounted on the host.
 pub fn hierarchy(controller: &str) -> Option<PathBuf> {
-    if unified() {
-        let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").ok()?;
-        return controllers
-            .split_whitespace()
-            .any(|name| name == controller)
-            .then(|| "/sys/fs/cgroup".into());
-    }
+    v1_hierarchy(controller).or_else(|| v2_hierarchy(controller))
+}
+
+fn v2_hierarchy(controller: &str) -> Option<PathBuf> {
+    let root = hierarchies().into_iter().find(|one| one.join("cgroup.controllers").exists())?;
+    let controllers = fs::read_to_string(root.join("cgroup.controllers")).ok()?;
+    controllers.split_whitespace().any(|name| name == controller).then_some(root)
+}
+
+fn v1_hierarchy(controller: &str) -> Option<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
     table.lines().find_map(|line| {
         let (left, right) = line.split_once(" - cgroup ")?;

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, skip};
 use crate::call::eventually;
-use crate::cgroups::{hierarchy, unified};
+use crate::cgroups::{hierarchy, on_v2};
 
 /// A file of the container's group; `None` where this machine does not have it.
 fn limit(bundle: &Bundle, controller: &str, (v1, v2): (&str, &str)) -> Option<String> {
-    let file = if unified() { v2 } else { v1 };
+    let file = if on_v2(controller) { v2 } else { v1 };
     let path = hierarchy(controller)?.join(&bundle.id).join(file);
     fs::read_to_string(path).ok().map(|text| text.trim().to_string())
 }
@@ -94,7 +94,7 @@ fn every_option_changes_its_limit() {
             continue;
         }
         bundle.verb("update", options).ok();
-        let expected = if unified() { value.1 } else { value.0 };
+        let expected = if on_v2(controller) { value.1 } else { value.0 };
         assert_eq!(limit(&bundle, controller, *file).unwrap(), expected, "{options:?}");
     }
     if !missing.is_empty() {
@@ -125,7 +125,7 @@ fn memory_and_swap_are_raised_and_lowered_together() {
     for (memory, both) in [("32m", "64m"), ("128m", "256m"), ("16m", "48m"), ("-1", "-1"), ("32m", "32m")] {
         bundle.verb("update", &["--memory", memory, "--memory-swap", both]).ok();
         let bytes = |text: &str| text.trim_end_matches('m').parse::<i64>().unwrap() << 20;
-        let expected = match (both, unified()) {
+        let expected = match (both, on_v2("memory")) {
             ("-1", true) => "max".to_string(),
             ("-1", false) => "9223372036854771712".to_string(),
             (both, true) => (bytes(both) - bytes(memory)).to_string(),
@@ -183,7 +183,7 @@ fn an_option_comes_on_top_of_the_file() {
     let call = bundle.call(["update", "--pids-limit", "44", "--resources"]).arg(document);
     call.arg(&bundle.id).output().ok();
     assert_eq!(limit(&bundle, "pids", ("pids.max", "pids.max")).as_deref(), Some("44"));
-    assert_eq!(shares(&bundle), if unified() { "59" } else { "512" });
+    assert_eq!(shares(&bundle), if on_v2("cpu") { "59" } else { "512" });
 }
 
 #[test]

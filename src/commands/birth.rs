@@ -89,6 +89,7 @@ pub fn state_of(bundle: &Bundle, plan: &Plan, id: &str, owner: u32, own_pid_name
         notify: false,
         init: None,
         cgroup: None,
+        wanted: None,
         resctrl: None,
         host_mount: plan.host_mount().map(|path| OsStr::from_bytes(path.to_bytes()).into()),
     }

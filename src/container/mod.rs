@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host;
 use crate::host::cgroup::{self, Cgroup};
+use crate::host::systemd::Systemd;
 use crate::plan::annotations::Annotations;
 use crate::plan::{HookPoint, hooks};
 use crate::sys::process::signal;
@@ -224,6 +225,9 @@ impl Container {
         }
         if let Some(cgroup) = self.state.cgroup()? {
             cgroup.remove()?;
+        }
+        if let Some(unit) = &self.state.wanted {
+            Systemd::connect(unit)?.stop_that_of(&self.state.id)?;
         }
         if let Some(resctrl) = &self.state.resctrl {
             resctrl.remove()?;

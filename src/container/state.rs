@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::host::resctrl::Resctrl;
-use crate::plan::cgroup::Location;
+use crate::plan::cgroup::{Location, Unit};
 use crate::sys;
 
 pub const FILE: &str = "state.json";
@@ -42,6 +42,9 @@ pub struct State {
     /// `None` until there is an init: the record of an intent.
     pub init: Option<Process>,
     pub cgroup: Option<Location>,
+    /// The unit that systemd is asked for, as long as its group is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<Unit>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resctrl: Option<Resctrl>,
     /// Where init mounts the root for everybody to see, of a container that has no mount namespace of its own.

@@ -9,7 +9,7 @@ use anyhow::{Context, Error, Result, bail};
 use super::bus::{Bus, Call, Refused, address_of};
 use crate::plan::cgroup::Unit;
 use crate::plan::systemd::variant::Variant;
-use crate::plan::systemd::{Manager, Property};
+use crate::plan::systemd::{self, Manager, Property};
 
 /// For all that is asked of systemd at one time: what others wait for it, too.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,6 +19,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const NAME: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
 
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
@@ -93,6 +95,22 @@ impl Systemd<'_> {
             job => self.end_of(job?)?,
         };
         self.reset()
+    }
+
+    /// The same, but only if it was made for this container: somebody else's may have the name.
+    pub fn stop_that_of(&mut self, id: &str) -> Result<()> {
+        let path = match self.ask("GetUnit", &[self.name()]) {
+            Err(error) if is(&error, &[NO_SUCH_UNIT]) => return Ok(()),
+            answer => answer?.into_iter().next(),
+        };
+        match path {
+            Some(Variant::Path(path))
+                if self.property(&path, UNIT, "Description")? == systemd::description(id) =>
+            {
+                self.stop()
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Change properties until the unit's end. In force when this returns.
@@ -173,14 +191,22 @@ impl Systemd<'_> {
         Ok(known.map(|property| pair(&property.name, property.value.clone())).collect())
     }
 
+    fn property(&mut self, path: &str, of: &str, name: &str) -> Result<String> {
+        let body = [Variant::text(of), Variant::text(name)];
+        let interface = "org.freedesktop.DBus.Properties";
+        let call = Call { destination: NAME, path, interface, member: "Get", body: &body };
+        let answer = self.bus.call(&call).with_context(|| self.unit.manager.name())?;
+        if let Some(Variant::Boxed(value)) = answer.into_iter().next()
+            && let Variant::Text(text) = *value
+        {
+            return Ok(text);
+        }
+        bail!("{} has no {name}", self.unit.manager.name())
+    }
+
     /// Such as 257, of `257.9-1~deb13u1`.
     fn version(&mut self) -> Result<u32> {
-        let body = [Variant::text(MANAGER), Variant::text("Version")];
-        let interface = "org.freedesktop.DBus.Properties";
-        let call = Call { destination: NAME, path: PATH, interface, member: "Get", body: &body };
-        let answer = self.bus.call(&call).with_context(|| self.unit.manager.name())?;
-        let Some(Variant::Boxed(value)) = answer.into_iter().next() else { bail!("systemd has no version") };
-        let Variant::Text(text) = *value else { bail!("systemd has no version") };
+        let text = self.property(PATH, MANAGER, "Version")?;
         parse_version(&text).with_context(|| format!("{text:?} is not a version of systemd"))
     }
 }
@@ -341,6 +367,29 @@ mod tests {
         assert_eq!(calls, ["AddMatch", "StopUnit", "ResetFailedUnit"]);
         let denied = Says::Error("StopUnit", "org.freedesktop.DBus.Error.AccessDenied", "no");
         talk(vec![matched(), denied], |systemd| systemd.stop()).0.unwrap_err();
+    }
+
+    #[test]
+    fn a_unit_is_ended_only_if_it_is_the_containers() {
+        let found = || Says::Answer("GetUnit", vec![Variant::Path("/a/unit".into())]);
+        let described = |text: &str| Says::Answer("Get", vec![Variant::Boxed(Box::new(Variant::text(text)))]);
+        let end = vec![
+            found(),
+            described("corten container web"),
+            matched(),
+            job("StopUnit"),
+            removed(JOB, "done"),
+            Says::Answer("ResetFailedUnit", vec![]),
+        ];
+        for (script, ended) in [
+            (end, true),
+            (vec![found(), described("corten container other")], false),
+            (vec![Says::Error("GetUnit", NO_SUCH_UNIT, "Unit a.scope not loaded.")], false),
+        ] {
+            let (outcome, calls, _) = talk(script, |systemd| systemd.stop_that_of("web"));
+            outcome.unwrap();
+            assert_eq!(calls.contains(&"StopUnit".to_string()), ended, "{calls:?}");
+        }
     }
 
     #[test]

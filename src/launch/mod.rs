@@ -165,7 +165,9 @@ fn claim(store: &Store, plan: &Plan, state: &mut State, config: &[u8], attempt: 
     let room = &*attempt.room.insert(store.claim(&state.id)?);
     room.write(CONFIG, config)?;
     timing::done("claim a room");
-    // A unit has a first process, and ends with it: there is none to be opened yet, and none to be found if we die.
+    // A unit has a first process: there is none to be opened yet.
+    let scope = plan.cgroup.as_ref().and_then(|group| group.scope.as_ref());
+    state.wanted = scope.map(cgroup::scope::unit).transpose()?;
     let group = plan.cgroup.as_ref().filter(|group| group.scope.is_none());
     if let Some(group) = group {
         let made =
@@ -195,6 +197,7 @@ fn make_scope(plan: &Plan, state: &mut State, pid: i32, attempt: &mut Attempt) -
     let Some(scope) = &group.scope else { return Ok(()) };
     let made = cgroup::scope::start(group, scope, pid)?;
     state.cgroup = Some(made.location());
+    state.wanted = None;
     attempt.cgroup = Some(Box::new(made));
     write_state(attempt.room.as_ref().context("a container without a room")?, state)?;
     make_group(group, &mut attempt.cgroup)?;

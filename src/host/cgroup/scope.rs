@@ -32,11 +32,16 @@ impl Scope {
     }
 }
 
+/// What a scope will be called, and by whom.
+pub fn unit(scope: &systemd::Scope) -> Result<Unit> {
+    Ok(Unit { name: scope.name.clone(), manager: scope.manager, bus: bus_of(scope.manager)? })
+}
+
 /// Have systemd make the unit, with all that it is to know of the limits, and this process in it. The process must wait
-/// until [`Cgroup::create`] has made the rest. On an error there is no unit; nor is there one if we are killed, as long
-/// as the process ends with us: systemd collects a scope that nobody is in.
+/// until [`Cgroup::create`] has made the rest. On an error there is no unit. If we are killed the process ends with us,
+/// and systemd may collect the scope that nobody is in, or not know of that (252, asked for one around the dead).
 pub fn start(plan: &GroupPlan, scope: &systemd::Scope, pid: i32) -> Result<Scope> {
-    let unit = Unit { name: scope.name.clone(), manager: scope.manager, bus: bus_of(scope.manager)? };
+    let unit = unit(scope)?;
     Systemd::connect(&unit)?.start(&scope.properties, pid)?;
     let pid = Pid::from_raw(pid);
     match look(plan, scope, pid) {

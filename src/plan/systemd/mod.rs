@@ -167,10 +167,15 @@ fn subgroup(name: &str) -> Result<Option<String>> {
     Ok((!name.is_empty()).then(|| name.to_string()))
 }
 
+/// By which a container's own unit is told from another of that name.
+pub fn description(id: &str) -> String {
+    format!("corten container {id}")
+}
+
 fn properties(request: &Request, slice: &str, limits: &Limits) -> Result<Vec<Property>> {
     let yes = |name| Property::new(name, Variant::Bool(true));
     let mut properties = vec![
-        Property::new("Description", Variant::text(format!("corten container {}", request.id))),
+        Property::new("Description", Variant::text(description(request.id))),
         Property::new("Slice", Variant::text(slice)),
         yes("Delegate"),
         yes("CPUAccounting"),
