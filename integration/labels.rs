@@ -167,6 +167,8 @@ fn labelled(bundle: &mut Bundle) {
     label_tree(&bundle.rootfs(), PROGRAMS);
     label(&bundle.scratch(), PROGRAMS);
     bundle.set("/process/selinuxLabel", json!(DOMAIN)).set("/root/readonly", json!(false));
+    // That no_new_privileges may go together with a change of domain (nnp_transition), the policy says of engines alone.
+    bundle.set("/process/noNewPrivileges", json!(false));
 }
 
 #[test]
