@@ -116,25 +116,6 @@ fn has_selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
 }
 
-#[test]
-fn a_process_has_its_selinux_label() {
-    let mut bundle = bundle!();
-    if !has_selinux() {
-        skip!("SELinux is not enabled here");
-    }
-    // A label that a kernel knows even before it has a policy.
-    let own = fs::read_to_string("/proc/self/attr/current").unwrap();
-    let own = own.trim_end_matches(['\0', '\n']);
-    bundle.set("/process/selinuxLabel", json!(own));
-    bundle.shell("tr '\\0' '\\n' < /proc/self/attr/current");
-    assert_eq!(bundle.run().ok().stdout().trim_end(), own);
-    bundle.running();
-    assert_eq!(
-        bundle.exec(&["/bin/sh", "-c", "tr '\\0' '\\n' < /proc/self/attr/current"]).ok().stdout().trim_end(),
-        own
-    );
-}
-
 /// What the policy of Debian, as that of Fedora, has for containers: a domain and the files that are its own. Categories
 /// keep one container from another.
 const DOMAIN: &str = "system_u:system_r:container_t:s0:c1,c2";
