@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, skip};
+use crate::mounts::Mounted;
 use crate::security::Canary;
 
 const DIRECTORIES: &[&str] = &["dev", "dev/mqueue", "dev/pts", "dev/shm", "proc", "run", "sys", "tmp"];
@@ -47,7 +48,12 @@ const ODDITIES: &[Oddity] = &[
 ];
 
 /// Puts an oddity into a fresh image and runs it: `change` may change the configuration before.
-fn run_with(name: &str, (oddity, make): Oddity, change: fn(&mut Bundle)) {
+fn run_with(
+    name: &str,
+    (oddity, make): Oddity,
+    change: fn(&mut Bundle),
+    lay: fn(&Bundle) -> Option<Mounted>,
+) {
     let mut bundle = Bundle::new();
     bundle.args(&["/bin/echo", "ran"]);
     change(&mut bundle);
@@ -64,7 +70,9 @@ fn run_with(name: &str, (oddity, make): Oddity, change: fn(&mut Bundle)) {
     let ear = (oddity == "a fifo").then(|| Ear::new(&path));
     let what = format!("/{name} is {oddity}");
     println!("{what}");
+    let mounted = lay(&bundle);
     let output = bundle.run();
+    drop(mounted);
     if output.code() == 0 {
         assert!(output.stdout().trim_end().ends_with("ran"), "{what}: {output}");
     } else {
@@ -92,9 +100,21 @@ impl Ear {
 fn every(names: &[&str], change: fn(&mut Bundle)) {
     for name in names {
         for oddity in ODDITIES {
-            run_with(name, *oddity, change);
+            run_with(name, *oddity, change, |_| None);
         }
     }
+}
+
+/// The image is the lower layer of what the container gets, as engines have it.
+fn overlay(bundle: &Bundle) -> Option<Mounted> {
+    let [upper, work] = ["upper", "work"].map(|name| bundle.scratch().join(name));
+    [&upper, &work].into_iter().for_each(|layer| fs::create_dir(layer).unwrap());
+    let root = bundle.rootfs();
+    let layers =
+        format!("lowerdir={},upperdir={},workdir={}", root.display(), upper.display(), work.display());
+    let mount = Command::new("mount").args(["-t", "overlay", "overlay", "-o", &layers]).arg(&root).status();
+    assert!(mount.unwrap().success(), "mount an overlay");
+    Some(Mounted::adopt(&root))
 }
 
 fn forget_mount(bundle: &mut Bundle, destination: &str) {
@@ -129,6 +149,16 @@ fn whatever_stands_for_a_file_of_an_image_that_brings_its_own_dev_the_host_is_un
         forget_mount(bundle, "/dev");
         bundle.unset("/process", "env");
     });
+}
+
+#[test]
+fn whatever_stands_in_the_lower_layer_of_an_overlay_the_host_is_untouched() {
+    let _root = bundle!();
+    for name in ["dev", "proc", "tmp", "dev/null"] {
+        for oddity in ODDITIES {
+            run_with(name, *oddity, |bundle| forget_mount(bundle, "/dev"), overlay);
+        }
+    }
 }
 
 #[test]

@@ -43,6 +43,7 @@ const FOR_ROOT: &[(&str, &[&str])] = &[
             "lifecycle::kill_with_sigkill_reaches_the_children_of_an_init_that_is_gone",
             "hosts::",
             "limits::",
+            "resctrl::events_tell_of_the_group",
             "shell::an_interactive_shell_has_job_control",
             "supervision::a_dead_process_that_keeps_a_container_is_told_from_one_that_lives",
             "supervision::a_process_that_cannot_die_is_named_before_the_patience_of_an_engine_ends",

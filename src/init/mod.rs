@@ -133,7 +133,10 @@ impl<'a> Init<'a> {
             Action::Report(moment) => self.report(number, *moment),
             Action::TakeRoot => namespaces::take_root(),
             Action::Undumpable => Ok(crate::sys::process::set_undumpable()?),
-            Action::Dumpable => Ok(crate::sys::process::set_dumpable()?),
+            Action::Dumpable => {
+                crate::sys::process::wipe_environment();
+                Ok(crate::sys::process::set_dumpable()?)
+            }
             Action::ParentDeath { signal } => Ok(crate::sys::process::set_parent_death_signal(*signal)?),
             Action::Home { uid } => self.home(*uid),
             Action::SessionKeyring { name } => namespaces::session_keyring(name),

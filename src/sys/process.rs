@@ -114,20 +114,32 @@ pub fn set_undumpable() -> Result<(), Errno> {
     control(libc::PR_SET_DUMPABLE, 0, 0).map(drop)
 }
 
-/// `PR_SET_DUMPABLE` 1, the opposite. What `/proc/PID/environ` shows is wiped before: it is the runtime's caller's.
+/// `PR_SET_DUMPABLE` 1, the opposite.
 pub fn set_dumpable() -> Result<(), Errno> {
+    control(libc::PR_SET_DUMPABLE, 1, 0).map(drop)
+}
+
+/// Overwrite the environment that this process was started with: whoever may look into it sees that in
+/// `/proc/PID/environ`. Nobody reads it any more.
+pub fn wipe_environment() {
     unsafe extern "C" {
         static mut environ: *mut *mut libc::c_char;
     }
-    // SAFETY: the C library keeps a list of strings there, ended by null, which this lone thread reads no more.
-    unsafe {
-        let mut variable = environ;
-        while !variable.is_null() && !(*variable).is_null() {
-            std::ptr::write_bytes(*variable, 0, libc::strlen(*variable));
-            variable = variable.add(1);
+    // SAFETY: the C library keeps the list there, and this lone thread does not change it meanwhile.
+    let mut variable = unsafe { environ };
+    while !variable.is_null() {
+        // SAFETY: within the list, which a null pointer ends.
+        let text = unsafe { *variable };
+        if text.is_null() {
+            break;
         }
+        // SAFETY: the list holds C strings.
+        let length = unsafe { libc::strlen(text) };
+        // SAFETY: they lie where the kernel or the C library has put them to be written to.
+        unsafe { std::ptr::write_bytes(text, 0, length) };
+        // SAFETY: no further than the null pointer.
+        variable = unsafe { variable.add(1) };
     }
-    control(libc::PR_SET_DUMPABLE, 1, 0).map(drop)
 }
 
 /// `PR_SET_NO_NEW_PRIVS`.

@@ -5,10 +5,10 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Map, Value};
 
-use super::{Resctrl, SCHEMATA, read};
+use super::{Resctrl, SCHEMATA, is_there, read};
 
 type Object = Map<String, Value>;
 
@@ -39,66 +39,76 @@ impl Resctrl {
         let mut stats = Object::new();
         let (of_all, own) = (read(&self.root.join(SCHEMATA))?, self.schemata()?);
         for (start, [info, whole, part], directory, files) in RESOURCES {
-            insert(&mut stats, info, values(&self.root.join(directory), files)?);
-            for (member, lines) in [(whole, &of_all), (part, &own)] {
-                if let Some(line) = lines.lines().map(str::trim).find(|line| line.starts_with(start)) {
-                    stats.insert(member.into(), line.into());
-                }
-            }
+            put(&mut stats, info, values(&self.root.join(directory), files)?);
+            put(&mut stats, whole, line(&of_all, start));
+            put(&mut stats, part, line(&own, start));
         }
         // Of a named group without a monitoring group of the container's own, others have used their part.
         let Some(watched) = self.monitor.as_ref().or(self.remove.then_some(&self.group)) else {
             return Ok(stats);
         };
         let data = watched.join("mon_data");
+        let domains = domains(&data);
         for (member, files) in COUNTERS {
-            let domains = domains(&data)?.into_iter().map(|domain| values(&data.join(domain), files));
-            let domains = domains.collect::<Result<Vec<Object>>>()?;
-            if domains.iter().any(|domain| !domain.is_empty()) {
-                let domains: Vec<Value> = domains.into_iter().map(Value::Object).collect();
-                stats.insert(member.into(), domains.into());
+            let mut counted = Vec::new();
+            for domain in &domains {
+                counted.push(values(&data.join(domain), files)?);
+            }
+            if !counted.iter().all(is_empty) {
+                put(&mut stats, member, Value::Array(counted));
             }
         }
         Ok(stats)
     }
 }
 
-fn insert(stats: &mut Object, member: &str, value: Object) {
-    if !value.is_empty() {
-        stats.insert(member.into(), value.into());
+fn put(object: &mut Object, member: &str, value: Value) {
+    if !is_empty(&value) {
+        object.insert(member.to_string(), value);
     }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.is_null() || value.as_object().is_some_and(Object::is_empty)
+}
+
+fn line(schemata: &str, start: &str) -> Value {
+    let line = schemata.lines().map(str::trim).find(|line| line.starts_with(start));
+    line.map_or(Value::Null, |line| Value::String(line.to_string()))
 }
 
 /// The caches that are watched, in the order of their numbers.
-fn domains(data: &Path) -> Result<Vec<String>> {
-    let Ok(entries) = fs::read_dir(data) else { return Ok(Vec::new()) };
+fn domains(data: &Path) -> Vec<String> {
     let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.with_context(|| format!("list {}", data.display()))?.file_name();
-        names.extend(name.into_string().ok().filter(|name| name.starts_with("mon_L3_")));
+    for entry in fs::read_dir(data).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with("mon_L3_") {
+            names.push(name);
+        }
     }
     names.sort();
-    Ok(names)
+    names
 }
 
 /// What the files of a directory say, as far as they are there and say a number, or a mask.
-fn values(directory: &Path, files: &[&str]) -> Result<Object> {
+fn values(directory: &Path, files: &[&str]) -> Result<Value> {
     let mut values = Object::new();
     for file in files {
         let path = directory.join(file);
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            text => text.with_context(|| format!("read {}", path.display()))?,
-        };
-        let text = text.trim();
-        match text.parse::<u64>() {
-            _ if *file == "cbm_mask" => _ = values.insert((*file).into(), text.into()),
-            // "Unavailable" or "Error", where a counter is not to be had now.
-            Ok(0) | Err(_) => {}
-            Ok(number) => _ = values.insert((*file).into(), number.into()),
+        if !is_there(&path)? {
+            continue;
         }
+        let text = read(&path)?;
+        let text = text.trim();
+        let value = match text.parse::<u64>() {
+            _ if *file == "cbm_mask" => Value::String(text.to_string()),
+            // "Unavailable" or "Error", where a counter is not to be had now.
+            Ok(0) | Err(_) => Value::Null,
+            Ok(number) => Value::Number(number.into()),
+        };
+        put(&mut values, file, value);
     }
-    Ok(values)
+    Ok(Value::Object(values))
 }
 
 #[cfg(test)]
