@@ -73,6 +73,10 @@ impl Bundle {
         call.args(options).arg(&self.id)
     }
 
+    pub fn clear_images(&self) {
+        fs::remove_dir_all(self.images()).unwrap();
+    }
+
     pub fn restore(&self) -> Output {
         self.restoring(&["--detach"]).spawn().wait_within(PATIENCE)
     }

@@ -224,7 +224,11 @@ pub fn restore(
     asked.set(opts::EVASIVE_DEVICES, true);
     asked.set(opts::ORPHAN_PTS_MASTER, true);
     if let Some(group) = &plan.cgroup {
-        asked.options.push(criu::cgroup_root(Path::new("/").join(&group.path)));
+        // Never one for all: of a hierarchy in which the container has no group, CRIU would copy everybody's into it.
+        let v1 = group.layout.v1.iter().map(|hierarchy| hierarchy.controllers.join(","));
+        for controllers in v1.chain(group.layout.v2.iter().map(|_| String::new())) {
+            asked.options.push(criu::cgroup_root(&controllers, Path::new("/").join(&group.path)));
+        }
     }
     for external in externals(plan)? {
         let (inside, source) = (external.inside.to_bytes(), external.source.to_bytes());

@@ -99,6 +99,7 @@ mod part {
     pub const KEY: Field = Field(1, "key");
     pub const VAL: Field = Field(2, "val");
     pub const FD: Field = Field(2, "fd");
+    pub const CTRL: Field = Field(1, "ctrl");
     pub const PATH: Field = Field(2, "path");
     pub const NS: Field = Field(1, "ns");
     pub const NS_FILE: Field = Field(2, "ns_file");
@@ -153,9 +154,10 @@ pub fn inherit_fd(key: &str, fd: Value) -> (Field, Value) {
     (opts::INHERIT_FD, Value::Message(vec![(part::KEY, Value::text(key)), (part::FD, fd)]))
 }
 
-/// The same path on every hierarchy.
-pub fn cgroup_root(path: impl AsRef<OsStr>) -> (Field, Value) {
-    (opts::CG_ROOT, Value::Message(vec![(part::PATH, Value::text(path))]))
+/// Where groups of the hierarchy with these controllers, or of v2 with none, are put.
+pub fn cgroup_root(controllers: &str, path: impl AsRef<OsStr>) -> (Field, Value) {
+    let members = vec![(part::CTRL, Value::text(controllers)), (part::PATH, Value::text(path))];
+    (opts::CG_ROOT, Value::Message(members))
 }
 
 pub fn join_namespace(kind: &str, path: impl AsRef<OsStr>) -> (Field, Value) {
