@@ -62,7 +62,6 @@ pub struct Seen {
 }
 
 /// Something of the host's in the container.
-#[derive(Debug, PartialEq, Eq)]
 pub struct External<'a> {
     /// The destination, clean.
     pub inside: &'a CStr,
@@ -233,10 +232,12 @@ pub fn restore(
     }
     for (number, external) in externals(plan)?.into_iter().enumerate() {
         let mut source = Path::new(OsStr::from_bytes(external.source.to_bytes())).to_path_buf();
-        if let Some(open) = external.mapped {
+        if let Some(Open::Tree { place, source: mapped, recursive, follow, idmap }) = external.mapped {
             // CRIU knows nothing of mappings, and binds what it finds.
             source = root.with_extension(number.to_string());
-            let tree = asked.open(open.clone());
+            let (place, mapped, idmap) = (place.clone(), mapped.clone(), idmap.clone());
+            let tree = Open::Tree { place, source: mapped, recursive: *recursive, follow: *follow, idmap };
+            let tree = asked.open(tree);
             asked.mounts.push((tree, request::c_path(&source, "source")?));
         }
         asked.options.push(criu::external_mount(OsStr::from_bytes(external.inside.to_bytes()), source));

@@ -172,7 +172,7 @@ pub struct Terminal {
 }
 
 /// Something that the parent opens before the clone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Open {
     /// A detached copy of a mount or a directory tree, by open_tree(2).
     /// `place` is where the configuration asks for it.
