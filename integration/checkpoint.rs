@@ -73,6 +73,10 @@ impl Bundle {
         call.args(options).arg(&self.id)
     }
 
+    pub fn clear_images(&self) {
+        fs::remove_dir_all(self.images()).unwrap();
+    }
+
     pub fn restore(&self) -> Output {
         self.restoring(&["--detach"]).spawn().wait_within(PATIENCE)
     }
@@ -686,7 +690,8 @@ fn podman_moves_a_container_by_export_and_import() {
     let podman = Podman(&bundle);
     let (image, export) = (bundle.scratch().join("image.tar"), bundle.scratch().join("export.tar"));
     let status = Command::new("tar").arg("-C").arg(bundle.rootfs()).arg("-cf").arg(&image).arg(".").status();
-    assert!(status.is_ok_and(|status| status.success()));
+    // Programs are hard links: who makes another one meanwhile has tar say, with 1, that the file has changed.
+    assert!(status.is_ok_and(|status| matches!(status.code(), Some(0 | 1))));
     podman.call(&["import", "-q", image.to_str().unwrap(), "counter"]);
 
     let name = bundle.id.as_str();

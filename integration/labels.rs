@@ -9,11 +9,11 @@ use serde_json::json;
 use crate::bundle::{Bundle, bundle, skip};
 
 /// A profile of this name, loaded until it is dropped: everything is allowed but to read one file.
-struct Profile(String);
+pub struct Profile(pub String);
 
 impl Profile {
     /// Or the reason why there can be none.
-    fn load(name: &str, secret: &str) -> Result<Profile, &'static str> {
+    pub fn load(name: &str, secret: &str) -> Result<Profile, &'static str> {
         if !has_apparmor() {
             return Err("AppArmor is not enabled here");
         }

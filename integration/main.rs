@@ -10,6 +10,7 @@ mod annotations;
 mod bad_input;
 mod cgroups;
 mod checkpoint;
+mod checkpoint_options;
 mod cli;
 mod descriptors;
 mod devices;

@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::bundle::{Bundle, bundle, skip};
 use crate::call::{Running, eventually};
 use crate::checkpoint::{PATIENCE, criu_bundle, has};
+use crate::labels::Profile;
 
 /// A program of criu's that serves until it has been made use of.
 struct Server(Child);
@@ -191,4 +192,86 @@ fn memory_can_be_sent_to_a_page_server() {
     let count = bundle.count();
     bundle.restore().ok();
     bundle.assert_counts_on_from(count);
+}
+
+#[test]
+fn a_restored_process_is_confined_as_the_other_machine_calls_it() {
+    let mut bundle = criu_bundle!();
+    let load = |tail: &str| Profile::load(&format!("{}-{tail}", bundle.id), "/secret");
+    let (here, there) = match (load("here"), load("there")) {
+        (Ok(here), Ok(there)) => (here, there),
+        (Err(reason), _) | (_, Err(reason)) => skip!("{reason}"),
+    };
+    bundle.set("/process/apparmorProfile", json!(here.0));
+    bundle.counting();
+    let label = |bundle: &Bundle| {
+        let path = format!("/proc/{}/attr/apparmor/current", bundle.pid());
+        fs::read_to_string(path).unwrap().trim().to_string()
+    };
+    assert_eq!(label(&bundle), format!("{} (enforce)", here.0));
+    bundle.checkpoint(&[]).ok();
+    bundle.wait();
+    let count = bundle.count();
+    bundle.restoring(&["--detach", "--lsm-profile", "nothing"]).output().refused(1, &["is not TYPE:NAME"]);
+    let profile = format!("apparmor:{}", there.0);
+    bundle.restoring(&["--detach", "--lsm-profile", &profile]).spawn().wait_within(PATIENCE).ok();
+    assert_eq!(label(&bundle), format!("{} (enforce)", there.0));
+    bundle.assert_counts_on_from(count);
+}
+
+/// What criu makes of it takes SELinux.
+#[test]
+fn the_label_of_restored_mounts_is_handed_to_criu() {
+    let mut bundle = criu_bundle!();
+    bundle.counting();
+    bundle.checkpoint(&[]).ok();
+    bundle.wait();
+    let log = bundle.scratch().join("log");
+    let context = "system_u:object_r:container_file_t:s0:c1,c2";
+    let mut words: Vec<_> = ["--debug", "--log", log.to_str().unwrap()].map(String::from).into();
+    words.extend(["restore", "--detach", "--lsm-mount-context", context].map(String::from));
+    let call = bundle.call(words).arg("--image-path").arg(bundle.images()).arg("--bundle").arg(bundle.path());
+    call.arg("--pid-file").arg(bundle.pid_file()).arg(&bundle.id).spawn().wait_within(PATIENCE).ok();
+    let said = fs::read_to_string(&log).unwrap();
+    assert!(said.contains("lsm_mount_context") && said.contains(context), "{said}");
+}
+
+#[test]
+fn a_container_is_restored_into_a_scope_of_systemds() {
+    let mut bundle = criu_bundle!();
+    if !Path::new("/run/systemd/system").exists() {
+        skip!("systemd does not run this machine");
+    }
+    bundle.set("/linux/cgroupsPath", json!(format!("system.slice:t:{}", bundle.id)));
+    bundle.set("/linux/resources/pids", json!({"limit": 7}));
+    bundle.set("/root/readonly", json!(false)).shell("exec >/dev/null 2>&1; while sleep 0.1; do :; done");
+    let call = bundle.call(["--systemd-cgroup", "create", "--bundle"]).arg(bundle.path());
+    bundle.write_config();
+    call.arg("--pid-file").arg(bundle.pid_file()).arg(&bundle.id).output().ok();
+    bundle.start().ok();
+    bundle.checkpoint(&[]).ok();
+    bundle.wait();
+    let restore = bundle.call(["--systemd-cgroup", "restore", "--detach", "--image-path"]);
+    let restore = restore.arg(bundle.images()).arg("--bundle").arg(bundle.path());
+    let restore = restore.arg("--pid-file").arg(bundle.pid_file()).arg(&bundle.id);
+    restore.spawn().wait_within(PATIENCE).ok();
+    let unit = format!("t-{}.scope", bundle.id);
+    let shown = |property: &str| {
+        let output = Command::new("systemctl").args(["show", "--value", "-p", property, &unit]).output();
+        String::from_utf8(output.unwrap().stdout).unwrap().trim().to_string()
+    };
+    assert_eq!((shown("ActiveState").as_str(), shown("TasksMax").as_str()), ("active", "7"));
+    for pid in [bundle.pid(), child_of(bundle.pid())] {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        assert!(groups.contains(&format!("/system.slice/{unit}")), "{groups}");
+    }
+    assert!(bundle.exec(&["/bin/cat", "/proc/self/cgroup"]).ok().stdout().lines().count() > 0);
+    bundle.verb("delete", &["--force"]).ok();
+    bundle.wait();
+    assert_ne!(shown("ActiveState"), "active");
+}
+
+fn child_of(pid: i32) -> i32 {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    eventually("it has a child", || fs::read_to_string(&path).ok()?.split_whitespace().next()?.parse().ok())
 }

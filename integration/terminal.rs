@@ -268,18 +268,26 @@ fn control_c_interrupts_the_process_and_not_the_runtime() {
 }
 
 #[test]
-fn the_container_follows_the_size_of_the_callers_terminal() {
-    let mut bundle = bundle!();
-    bundle.set("/process/terminal", json!(true));
-    bundle.shell("trap 'stty size' WINCH; stty size; while :; do sleep 1; done");
-    let (mut screen, side) = Screen::open();
-    screen.resize(33, 133);
-    let running = on_terminal(&bundle, bundle.birth("run", &[]), &side);
-    screen.shows("33 133");
-    screen.resize(44, 144);
-    screen.shows("44 144");
-    bundle.kill("KILL").ok();
-    assert_eq!(running.wait().code(), 128 + 9);
+fn the_process_follows_the_size_of_the_callers_terminal() {
+    let line = "trap 'stty size' WINCH; stty size; while :; do sleep 1; done";
+    for exec in [false, true] {
+        let mut bundle = bundle!();
+        let (mut screen, side) = Screen::open();
+        screen.resize(33, 133);
+        let call = if exec {
+            bundle.running();
+            bundle.call(["exec", "--tty", &bundle.id, "/bin/sh", "-c", line])
+        } else {
+            bundle.set("/process/terminal", json!(true)).shell(line);
+            bundle.birth("run", &[])
+        };
+        let running = on_terminal(&bundle, call, &side);
+        screen.shows("33 133");
+        screen.resize(44, 144);
+        screen.shows("44 144");
+        bundle.kill("KILL").ok();
+        assert_eq!(running.wait().code(), 128 + 9);
+    }
 }
 
 #[test]

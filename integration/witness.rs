@@ -10,6 +10,7 @@ use std::process::exit;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -36,6 +37,11 @@ fn main() {
         ["overwrite"] => overwrite(),
         ["fd-list"] => println!("{}", open_files()),
         ["time-offsets"] => println!("{}", json!(text("/proc/self/timens_offsets"))),
+        ["lock", path] => say(lock(path).map(drop)),
+        ["hold-lock", path] => {
+            let _held = lock(path).expect("the lock");
+            std::thread::sleep(Duration::from_secs(600))
+        }
         ["sleep"] => std::thread::sleep(Duration::from_secs(60)),
         ["huge-pages", number] => say(kernel::map_huge_pages(number.parse().expect("a number"))),
         ["signal-wait"] => wait_for_signal(),
@@ -93,6 +99,12 @@ fn write(path: &str, data: &str) -> io::Result<()> {
     // Without O_CREAT and O_TRUNC: files of /proc, /sys and devices take a plain write.
     let mut file = fs::OpenOptions::new().write(true).custom_flags(nix::libc::O_CLOEXEC).open(path)?;
     file.write_all(data.as_bytes())
+}
+
+/// The whole file, for as long as the result lives, unless somebody else has it.
+fn lock(path: &str) -> io::Result<Flock<fs::File>> {
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
 }
 
 /// One message to the service manager (sd_notify(3)).

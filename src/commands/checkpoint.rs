@@ -139,7 +139,7 @@ pub fn common(options: &cli::Criu) -> Result<Wishes> {
 }
 
 /// Files of options for CRIU, of which the first that exists counts: ours, and what administrators wrote for others.
-const CONFIG_FILES: &[&str] = &["/etc/criu/corten.conf", "/etc/criu/runc.conf"];
+const CONFIG_FILES: &[&str] = &["/etc/criu/corten.conf", "/etc/criu/crun.conf", "/etc/criu/runc.conf"];
 
 /// Those that are on.
 pub fn switches(listed: &[(Field, bool)]) -> Vec<(Field, Value)> {

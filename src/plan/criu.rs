@@ -4,7 +4,7 @@
 //! five rules are needed: a tag is number and kind, a number is a varint, all else is a length and its bytes, unknown
 //! fields are passed over, and the last of equal fields counts.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -99,6 +99,7 @@ mod part {
     pub const KEY: Field = Field(1, "key");
     pub const VAL: Field = Field(2, "val");
     pub const FD: Field = Field(2, "fd");
+    pub const CTRL: Field = Field(1, "ctrl");
     pub const PATH: Field = Field(2, "path");
     pub const NS: Field = Field(1, "ns");
     pub const NS_FILE: Field = Field(2, "ns_file");
@@ -111,6 +112,8 @@ mod part {
 pub struct Request {
     pub kind: Kind,
     pub open: Vec<(Slot, Open)>,
+    /// Where trees that are open are mounted, for nobody to see but CRIU.
+    pub mounts: Vec<(Slot, CString)>,
     pub options: Fields,
     /// What the kernel must be able to, according to CRIU.
     pub needs: Features,
@@ -153,9 +156,10 @@ pub fn inherit_fd(key: &str, fd: Value) -> (Field, Value) {
     (opts::INHERIT_FD, Value::Message(vec![(part::KEY, Value::text(key)), (part::FD, fd)]))
 }
 
-/// The same path on every hierarchy.
-pub fn cgroup_root(path: impl AsRef<OsStr>) -> (Field, Value) {
-    (opts::CG_ROOT, Value::Message(vec![(part::PATH, Value::text(path))]))
+/// Where groups of the hierarchy with these controllers, or of v2 with none, are put.
+pub fn cgroup_root(controllers: &str, path: impl AsRef<OsStr>) -> (Field, Value) {
+    let members = vec![(part::CTRL, Value::text(controllers)), (part::PATH, Value::text(path))];
+    (opts::CG_ROOT, Value::Message(members))
 }
 
 pub fn join_namespace(kind: &str, path: impl AsRef<OsStr>) -> (Field, Value) {
@@ -351,6 +355,9 @@ pub fn text(request: &Request) -> String {
     for (Slot(slot), open) in &request.open {
         line(format_args!("open    slot {slot}  {}", print::opening(open)));
     }
+    for (Slot(slot), place) in &request.mounts {
+        line(format_args!("mount   slot {slot}  on {}", place.to_string_lossy()));
+    }
     if request.needs != Features::default() {
         line(format_args!("needs   {:?}", request.needs));
     }
@@ -380,6 +387,7 @@ mod tests {
         Request {
             kind: Kind::Dump,
             open: Vec::new(),
+            mounts: Vec::new(),
             options,
             needs: Features::default(),
             log: PathBuf::new(),

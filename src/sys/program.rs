@@ -67,7 +67,7 @@ impl Started {
             signal(self.pidfd.as_fd(), libc::SIGKILL)?;
         }
         let ended = wait(Whom::Process(self.pidfd.as_fd()), true)?;
-        Ok(ended.filter(|_| watched == Ok(true)).map(|(_, ended)| ended))
+        Ok(if watched? { ended.map(|(_, ended)| ended) } else { None })
     }
 }
 
