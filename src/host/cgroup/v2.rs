@@ -79,10 +79,17 @@ impl V2 {
                 .map(|controller| format!("+{controller}"))
                 .collect();
             // Even a write that changes nothing waits for controllers of removed groups to go offline.
-            if !missing.is_empty() && ancestor.try_write(CONTROL, &missing.join(" ")).is_err() {
-                for controller in missing {
-                    // The reason is asked again, and said, by `why_missing`.
-                    let _ = ancestor.try_write(CONTROL, &controller);
+            if missing.is_empty() {
+                continue;
+            }
+            match ancestor.try_write(CONTROL, &missing.join(" ")) {
+                // Nor does a group with processes hand any down: with some of them it would become one of threads.
+                Ok(()) | Err(Errno::EBUSY) => {}
+                Err(_) => {
+                    for controller in missing {
+                        // The reason is asked again, and said, by `why_missing`.
+                        let _ = ancestor.try_write(CONTROL, &controller);
+                    }
                 }
             }
         }
