@@ -46,9 +46,6 @@ pub struct Location {
     pub root: PathBuf,
     pub v1: Vec<Place>,
     pub v2: Option<Place>,
-    /// Below the v2 group, where the container is in a group that it was given to itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delegate: Option<PathBuf>,
     /// Whose groups they are, where systemd has made them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Unit>,

@@ -3,21 +3,22 @@
 //! Runs outside. Knows nothing of what the files mean. Paths are relative to one descriptor of the mount root.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::{Context, Error, Result, anyhow, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{Mode, fstatat, mkdirat};
 use nix::unistd::{Pid, UnlinkatFlags, fchownat, read, unlinkat, write};
 
 use super::wait::Deadline;
 use crate::plan::cgroup::Place;
+use crate::sys::process::open_pidfd;
 
 /// Where all hierarchies are mounted.
 pub struct Root {
@@ -35,7 +36,7 @@ pub struct Group {
 }
 
 /// Nobody else makes a container in the group until this is dropped.
-pub type Claim = Flock<OwnedFd>;
+pub type Claim = File;
 
 /// A file that stays open for several writes.
 pub struct Writer {
@@ -150,19 +151,14 @@ impl Group {
     /// Keep others from taking it for an unused group until there is a process in it.
     pub fn claim(&mut self) -> Result<Claim> {
         let directory = self.open(Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY);
-        let directory = directory.with_context(|| format!("open {}", self.path().display()))?;
-        let claim = Flock::lock(directory, FlockArg::LockExclusiveNonblock);
-        let claim = claim.map_err(|(_, errno)| match errno {
-            Errno::EWOULDBLOCK => anyhow!("{} has just been taken by somebody else", self.path().display()),
-            errno => Error::new(errno).context(format!("lock {}", self.path().display())),
-        });
-        // Those who were there before us have let go of it since we looked.
-        let claim = claim.and_then(|claim| match self.is_found() {
-            true => self.refuse_processes().map(|()| claim),
-            false => Ok(claim),
-        });
-        self.lost = claim.is_err();
-        claim
+        let claim = File::from(directory.with_context(|| format!("open {}", self.path().display()))?);
+        self.lost = claim.try_lock().is_err();
+        ensure!(!self.lost, "{} has just been taken by somebody else", self.path().display());
+        if self.is_found() {
+            // Those who were there before us have let go of it since we looked.
+            self.refuse_processes().inspect_err(|_| self.lost = true)?;
+        }
+        Ok(claim)
     }
 
     /// The directory itself.
@@ -254,10 +250,8 @@ impl Group {
     /// Where there is no domain but somewhere above: the processes whose first threads are here.
     fn list_leaders(&self, pids: &mut Vec<Pid>) -> Result<(), Errno> {
         let threads = self.listed("cgroup.threads")?;
-        pids.extend(threads.into_iter().filter(|thread| {
-            let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
-            status.contains(&format!("\nTgid:\t{thread}\n"))
-        }));
+        // Others have no handle.
+        pids.extend(threads.into_iter().filter(|thread| open_pidfd(thread.as_raw()).is_ok()));
         self.try_children()?.iter().try_for_each(|child| child.list_leaders(pids))
     }
 

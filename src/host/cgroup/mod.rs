@@ -87,10 +87,9 @@ pub fn open(layout: &CgroupLayout, path: &Path, delegate: Option<&Path>) -> Resu
         root: layout.root.clone(),
         v1: layout.v1.iter().map(survey).collect::<Result<_>>()?,
         v2: layout.v2.as_ref().map(survey).transpose()?,
-        delegate: delegate.map(Path::to_owned),
         unit: None,
     };
-    let group = tree(&root, &location)?;
+    let group = tree(&root, &location, delegate)?;
     // Before anybody writes down that it is ours: what is ours is killed and removed.
     group.refuse_others()?;
     Ok(group)
@@ -98,7 +97,7 @@ pub fn open(layout: &CgroupLayout, path: &Path, delegate: Option<&Path>) -> Resu
 
 /// The group of a container that was written down.
 pub fn reopen(location: &Location) -> Result<Box<dyn Cgroup>> {
-    let groups = tree(&Root::open(&location.root)?, location)?;
+    let groups = tree(&Root::open(&location.root)?, location, None)?;
     match &location.unit {
         Some(unit) => Ok(Box::new(scope::Scope::reopen(unit, groups))),
         None => Ok(groups),
@@ -128,7 +127,6 @@ pub fn of_pid(location: &Location, pid: Pid) -> Result<Location> {
             .map(|one| place(one, &one.hierarchy.controllers.join(",")))
             .collect::<Result<_>>()?,
         v2: location.v2.as_ref().map(|one| place(one, "")).transpose()?,
-        delegate: None,
         unit: None,
     })
 }
@@ -145,9 +143,9 @@ pub fn is_denied(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
 }
 
-fn tree(root: &Rc<Root>, location: &Location) -> Result<Box<dyn Cgroup>> {
-    let unified =
-        location.v2.as_ref().map(|place| V2::new(Group::new(root, place.clone()), &location.delegate));
+/// `delegate` matters to who makes the groups alone: later everything finds the container below.
+fn tree(root: &Rc<Root>, location: &Location, delegate: Option<&Path>) -> Result<Box<dyn Cgroup>> {
+    let unified = location.v2.as_ref().map(|place| V2::new(Group::new(root, place.clone()), delegate));
     match (location.v1.is_empty(), unified) {
         (true, None) => bail!("no cgroup hierarchy is mounted at {}", location.root.display()),
         (true, Some(unified)) => Ok(Box::new(unified)),

@@ -73,10 +73,9 @@ fn look(plan: &GroupPlan, scope: &systemd::Scope, pid: Pid) -> Result<Box<dyn Cg
         root: layout.root.clone(),
         v1: layout.v1.iter().map(survey).collect::<Result<_>>()?,
         v2: layout.v2.as_ref().map(survey).transpose()?,
-        delegate: plan.delegate.clone(),
         unit: None,
     };
-    tree(&root, &location)
+    tree(&root, &location, plan.delegate.as_deref())
 }
 
 /// The hierarchy in which systemd keeps track of processes: its own one of v1, or the only one there is.
@@ -88,7 +87,6 @@ fn of_systemd(layout: &CgroupLayout) -> Result<Location> {
         root: layout.root.clone(),
         v1: named.map(place).into_iter().collect(),
         v2: v2.map(place),
-        delegate: None,
         unit: None,
     })
 }

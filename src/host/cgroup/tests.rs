@@ -221,9 +221,6 @@ fn a_location_survives_the_state_file() {
     let json = serde_json::to_string(&location).unwrap();
     assert_eq!(serde_json::from_str::<Location>(&json).unwrap(), location);
     assert_eq!(reopen(&location).unwrap().location(), location);
-    let unified = Fake::v2("pids").file("pods/web/cgroup.freeze", "0\n");
-    let location = Location { delegate: Some("a/b".into()), ..unified.open().location() };
-    assert_eq!(reopen(&location).unwrap().location(), location);
 }
 
 #[test]

@@ -234,7 +234,6 @@ impl Cgroup for V1 {
             root: self.groups.first().map(Group::root_path).unwrap_or_default(),
             v1: self.groups.iter().map(|group| group.place().clone()).collect(),
             v2: self.unified.as_ref().map(|unified| unified.group().place().clone()),
-            delegate: None,
             unit: None,
         }
     }

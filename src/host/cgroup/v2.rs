@@ -4,7 +4,7 @@
 //! controllers that no v1 hierarchy has.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -33,8 +33,8 @@ pub struct V2 {
 }
 
 impl V2 {
-    pub fn new(group: Group, delegate: &Option<PathBuf>) -> V2 {
-        let delegate = delegate.as_ref().map(|path| group.below(path));
+    pub fn new(group: Group, delegate: Option<&Path>) -> V2 {
+        let delegate = delegate.map(|path| group.below(path));
         V2 { group, delegate, birthplace: None, claim: None }
     }
 
@@ -79,10 +79,17 @@ impl V2 {
                 .map(|controller| format!("+{controller}"))
                 .collect();
             // Even a write that changes nothing waits for controllers of removed groups to go offline.
-            if !missing.is_empty() && ancestor.try_write(CONTROL, &missing.join(" ")).is_err() {
-                for controller in missing {
-                    // The reason is asked again, and said, by `why_missing`.
-                    let _ = ancestor.try_write(CONTROL, &controller);
+            if missing.is_empty() {
+                continue;
+            }
+            match ancestor.try_write(CONTROL, &missing.join(" ")) {
+                // Nor does a group with processes hand any down: with some of them it would become one of threads.
+                Ok(()) | Err(Errno::EBUSY) => {}
+                Err(_) => {
+                    for controller in missing {
+                        // The reason is asked again, and said, by `why_missing`.
+                        let _ = ancestor.try_write(CONTROL, &controller);
+                    }
                 }
             }
         }
@@ -243,9 +250,6 @@ impl Cgroup for V2 {
             root: self.group.root_path(),
             v1: Vec::new(),
             v2: Some(self.group.place().clone()),
-            delegate: self.delegate.as_ref().and_then(|delegate| {
-                delegate.place().path.strip_prefix(&self.group.place().path).map(Path::to_owned).ok()
-            }),
             unit: None,
         }
     }

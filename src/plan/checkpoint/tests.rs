@@ -34,7 +34,6 @@ fn location(path: &str) -> Location {
         root: "/sys/fs/cgroup".into(),
         v1: Vec::new(),
         v2: Some(Group { hierarchy, path: path.into(), found: 0 }),
-        delegate: None,
         unit: None,
     }
 }
