@@ -347,11 +347,11 @@ fn cve_2022_0492_no_release_agent_can_be_written() {
         symlink("busybox", bundle.rootfs().join("bin/find")).unwrap();
     }
     let output = bundle.run().ok().stdout();
-    let lines: Vec<&str> = output.lines().collect();
-    assert!(lines.len() > 1, "{output}");
-    for line in &lines[..lines.len() - 1] {
-        assert!(["EROFS", "EACCES", "EPERM"].contains(line), "{output}");
-    }
+    // A group of the host's may have ended since it was listed.
+    let answers = output.lines().filter(|line| !["ENOENT", "ENODEV", "end"].contains(line));
+    let answers: Vec<&str> = answers.collect();
+    let refused = |line: &&str| ["EROFS", "EACCES", "EPERM"].contains(line);
+    assert!(!answers.is_empty() && answers.iter().all(refused), "{output}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use oci_spec::runtime::Process;
 
 use super::{Context, birth, tell_times};
 use crate::cli::{self, SubCgroup};
-use crate::container::state::State;
+use crate::container::state::{self, State};
 use crate::container::{Status, check_id, read_config};
 use crate::host::cgroup;
 use crate::launch::foreground::{Foreground, own_size, receive_terminal};
@@ -29,9 +29,8 @@ pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
     check_id(&options.id)?;
     let state = context.store.look(&options.id)?;
     let room = context.store.path(&options.id);
-    let init = state.init.as_ref().context("the container has no init")?.pid;
     match state.status(&room)? {
-        Status::Created if !may_look_into(init) => bail!(
+        Status::Created if !state.init.as_ref().is_some_and(may_look_into) => bail!(
             "cannot exec in a container that has not been started, as a user without root, unless its pid and user \
              namespaces are its own and its hooks print to no files"
         ),
@@ -41,6 +40,7 @@ pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
         Status::Stopped => bail!("cannot exec in a stopped container"),
         Status::Creating => bail!("cannot exec in a container that is still being created"),
     }
+    let init = state.init.as_ref().context("the container has no init")?.pid;
     let console = match &options.console_socket {
         Some(path) => Console::Socket(path.clone()),
         None if options.detach => Console::None,
@@ -71,8 +71,8 @@ pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
 }
 
 /// The plan has seen to it that a user may (`may_be_joined_early`), or that nobody but root may.
-fn may_look_into(init: i32) -> bool {
-    std::fs::read_link(format!("/proc/{init}/ns/pid")).is_ok()
+fn may_look_into(init: &state::Process) -> bool {
+    std::fs::read_link(format!("/proc/{}/ns/pid", init.pid)).is_ok()
 }
 
 fn contact(
