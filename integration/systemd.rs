@@ -570,64 +570,40 @@ fn a_user_on_v1_hears_that_its_systemd_has_no_groups_to_give() {
     let _ = fs::remove_dir_all(format!("/tmp/{id}"));
 }
 
+/// A container by files, made from within what is delegated to the user, and one of the user's systemd.
 #[test]
-fn a_user_in_a_session_has_systemd_move_its_processes() {
+fn a_user_in_a_session_has_systemd_move_its_processes_or_hears_how_to_get_into_a_group() {
     let mut bundle = managed!();
     if !has_users_manager() {
         skip!("no unprivileged user with a systemd of its own (as-user)");
     }
     rootless(&mut bundle);
     bundle.args(&["/bin/sleep", "600"]);
-    bundle.write_config();
-    // Somebody has to have been there: a session alone does not start it here.
-    assert!(as_user(&bundle, "true").status.success());
-    let (id, path) = (&bundle.id, bundle.path());
-    let output = in_session(
-        &bundle,
-        &format!(
-            "cut -d/ -f4 < /proc/self/cgroup | sed 's/-.*//'; \
-             $C --systemd-cgroup run --detach --bundle {path} {id} < /dev/null > /dev/null; \
-             trap '$C delete --force {id}' EXIT; \
-             $C exec {id} /bin/cat /proc/self/cgroup; $C update --pids-limit 30 {id}; \
-             cat /sys/fs/cgroup$(systemctl --user show --value -p ControlGroup {unit})/pids.max",
-            path = path.display(),
-            unit = unit(&bundle),
-        ),
-    );
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "session\n0::/\n30\n", "{errors}");
-    let _ = fs::remove_dir_all(format!("/tmp/{id}"));
-}
-
-#[test]
-fn a_user_in_a_session_hears_how_to_get_into_a_group_that_it_may_not_enter() {
-    let mut bundle = managed!();
-    if !has_users_manager() {
-        skip!("no unprivileged user with a systemd of its own (as-user)");
-    }
-    rootless(&mut bundle);
+    let (id, path) = (bundle.id.clone(), bundle.path());
     bundle.unset("/linux", "cgroupsPath");
-    bundle.args(&["/bin/sleep", "600"]);
     bundle.write_config();
-    let (id, path) = (&bundle.id, bundle.path());
     // What the container holds open is not to be waited for.
-    let line = format!("$C run --detach --bundle {} {id} < /dev/null > /dev/null 2>&1", path.display());
-    let output = as_user(&bundle, &line);
+    let run = format!("run --detach --bundle {} < /dev/null > /dev/null 2>&1", path.display());
+    let output = as_user(&bundle, &format!("$C {run} {id}"));
     assert!(output.status.success(), "{output:?}");
     let output = in_session(
         &bundle,
         &format!(
-            "$C exec {id} /bin/true || echo $?; systemd-run --user --scope --quiet $C exec {id} /bin/cat /proc/self/cgroup"
+            "cut -d/ -f4 < /proc/self/cgroup | sed 's/-.*//'; trap '$C delete --force {id}; $C delete --force {id}-2' EXIT; \
+             $C exec {id} /bin/true || echo $?; \
+             systemd-run --user --scope --quiet $C exec {id} /bin/cat /proc/self/cgroup; \
+             $C --systemd-cgroup {run} {id}-2; $C exec {id}-2 /bin/cat /proc/self/cgroup; \
+             $C update --pids-limit 30 {id}-2; \
+             cat /sys/fs/cgroup$(systemctl --user show --value -p ControlGroup corten-{id}-2.scope)/pids.max",
         ),
     );
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "255\n0::/\n", "{errors}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, "session\n255\n0::/\n0::/\n30\n", "{errors}");
     assert_eq!(errors.lines().count(), 1, "{errors}");
-    assert!(
-        errors.contains("may not enter from here") && errors.contains("systemd-run --user --scope"),
-        "{errors}"
-    );
-    assert!(as_user(&bundle, &format!("$C delete --force {id}")).status.success());
+    for words in ["may not enter from here", "systemd-run --user --scope"] {
+        assert!(errors.contains(words), "{errors}");
+    }
     let _ = fs::remove_dir_all(format!("/tmp/{id}"));
 }
 

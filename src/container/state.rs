@@ -2,8 +2,8 @@
 //!
 //! Runs outside. The file's layout is private to corten; what engines see is [`super::Document`]'s to say.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -134,12 +134,14 @@ pub fn whereabouts(pid: i32) -> String {
 
 /// The status letter and the start time of a process.
 fn stat(pid: i32) -> io::Result<Option<(u8, u64)>> {
-    let text = match fs::read(format!("/proc/{pid}/stat")) {
+    // With room for it all: else how many calls it takes would depend on what the process is doing.
+    let mut text = Vec::with_capacity(1024);
+    match File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read_to_end(&mut text)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         // The process ended between open and read.
         Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(None),
-        result => result?,
-    };
+        result => result.map(drop)?,
+    }
     parse_stat(&text).map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
