@@ -71,8 +71,14 @@ impl Criu {
         let prepare = || settle(place, theirs.as_fd(), output.as_fd());
         let started = program::start(&path, &image, place.birthplace, prepare).context("start criu")?;
         let started = started.with_context(|| format!("start {path:?}"))?;
-        let (_, socket) = receive_fd(hatch.as_fd(), &mut [0; 8]).context("connect to criu")?;
-        Ok(Criu { started, socket: socket.context("connect to criu")?, output })
+        match receive_fd(hatch.as_fd(), &mut [0; 8]) {
+            Ok((_, Some(socket))) => Ok(Criu { started, socket, output }),
+            unheard => {
+                started.end_within(Some(0)).context("wait for criu")?;
+                unheard.context("connect to criu")?;
+                bail!("criu ended before it could be asked")
+            }
+        }
     }
 
     /// It does nothing until it is asked.
