@@ -52,8 +52,8 @@ pub struct Workplace<'a> {
     pub doors: &'a [OwnedFd],
     /// A session keyring of its own, or that of whoever called the runtime would be the container's.
     pub keyring: Option<&'a CStr>,
-    /// Trees, and what they are mounted on, where nobody but criu and its children can see it.
-    pub mounts: &'a [(BorrowedFd<'a>, &'a CStr)],
+    /// A tree, and the directory it is mounted on, where nobody but criu and its children can see it.
+    pub root: Option<(BorrowedFd<'a>, &'a CStr)>,
     /// What stays open, under its number here. Of a directory with a path the one that criu's own mounts have there:
     /// on the host's, from which it has parted, it could not mount.
     pub kept: &'a [(BorrowedFd<'a>, Option<&'a CStr>)],
@@ -230,17 +230,15 @@ fn settle(place: &Workplace<'_>, socket: BorrowedFd<'_>, output: BorrowedFd<'_>)
             result => result?,
         }
     }
-    if !place.mounts.is_empty() {
+    if let Some((tree, directory)) = place.root {
         unshare(CloneFlags::CLONE_NEWNS)?;
         mount::set_propagation_of_root(libc::MS_SLAVE)?;
-    }
-    for (tree, place) in place.mounts {
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        mount::attach(*tree, open(*place, flags, Mode::empty())?.as_fd())?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        mount::attach(tree, open(directory, flags, Mode::empty())?.as_fd())?;
     }
     close_on_exec_from(3)?;
     for (kept, path) in place.kept {
-        match path.filter(|_| !place.mounts.is_empty()) {
+        match path.filter(|_| place.root.is_some()) {
             Some(path) => {
                 let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
                 duplicate_onto(open(path, flags, Mode::empty())?.as_fd(), kept.as_raw_fd())?;
