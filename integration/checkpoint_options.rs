@@ -114,37 +114,6 @@ fn options_of_crius_own_come_from_the_file_that_an_annotation_names() {
 }
 
 #[test]
-fn the_ids_of_a_mount_are_mapped_again() {
-    let mut bundle = criu_bundle!();
-    let mapping = |from: u32, to: u32| json!([{"containerID": from, "hostID": to, "size": 1}]);
-    for name in ["directory", "file"] {
-        let source = bundle.scratch().join(name);
-        if name == "file" {
-            fs::write(&source, "").unwrap()
-        } else {
-            fs::create_dir(&source).unwrap()
-        };
-        std::os::unix::fs::chown(&source, Some(5), Some(6)).unwrap();
-        bundle.mount(
-            json!({"destination": format!("/mnt/{name}"), "source": source, "options": ["bind", "idmap"],
-            "uidMappings": mapping(5, 1005), "gidMappings": mapping(6, 1006)}),
-        );
-    }
-    bundle.counting();
-    let owners = |bundle: &Bundle| {
-        bundle.exec(&["/bin/stat", "-c", "%u:%g", "/mnt/directory", "/mnt/file"]).ok().stdout()
-    };
-    assert_eq!(owners(&bundle), "1005:1006\n1005:1006\n");
-    let count = bundle.count();
-    bundle.moves_with(&[]);
-    bundle.assert_counts_on_from(count);
-    assert_eq!(owners(&bundle), "1005:1006\n1005:1006\n");
-    bundle.verb("delete", &["--force"]).ok();
-    bundle.wait();
-    bundle.assert_nothing_left("delete");
-}
-
-#[test]
 fn switches_reach_criu() {
     let mut bundle = criu_bundle!();
     bundle.counting();

@@ -52,8 +52,8 @@ pub struct Workplace<'a> {
     pub doors: &'a [OwnedFd],
     /// A session keyring of its own, or that of whoever called the runtime would be the container's.
     pub keyring: Option<&'a CStr>,
-    /// Trees, and what they are mounted on, where nobody but criu and its children can see it.
-    pub mounts: &'a [(BorrowedFd<'a>, &'a CStr)],
+    /// A tree, and the directory it is mounted on, where nobody but criu and its children can see it.
+    pub root: Option<(BorrowedFd<'a>, &'a CStr)>,
     /// What stays open, under its number here. Of a directory with a path the one that criu's own mounts have there:
     /// on the host's, from which it has parted, it could not mount.
     pub kept: &'a [(BorrowedFd<'a>, Option<&'a CStr>)],
@@ -71,8 +71,14 @@ impl Criu {
         let prepare = || settle(place, theirs.as_fd(), output.as_fd());
         let started = program::start(&path, &image, place.birthplace, prepare).context("start criu")?;
         let started = started.with_context(|| format!("start {path:?}"))?;
-        let (_, socket) = receive_fd(hatch.as_fd(), &mut [0; 8]).context("connect to criu")?;
-        Ok(Criu { started, socket: socket.context("connect to criu")?, output })
+        match receive_fd(hatch.as_fd(), &mut [0; 8]) {
+            Ok((_, Some(socket))) => Ok(Criu { started, socket, output }),
+            unheard => {
+                started.end_within(Some(0)).context("wait for criu")?;
+                unheard.context("connect to criu")?;
+                bail!("criu ended before it could be asked")
+            }
+        }
     }
 
     /// It does nothing until it is asked.
@@ -224,17 +230,15 @@ fn settle(place: &Workplace<'_>, socket: BorrowedFd<'_>, output: BorrowedFd<'_>)
             result => result?,
         }
     }
-    if !place.mounts.is_empty() {
+    if let Some((tree, directory)) = place.root {
         unshare(CloneFlags::CLONE_NEWNS)?;
         mount::set_propagation_of_root(libc::MS_SLAVE)?;
-    }
-    for (tree, place) in place.mounts {
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        mount::attach(*tree, open(*place, flags, Mode::empty())?.as_fd())?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        mount::attach(tree, open(directory, flags, Mode::empty())?.as_fd())?;
     }
     close_on_exec_from(3)?;
     for (kept, path) in place.kept {
-        match path.filter(|_| !place.mounts.is_empty()) {
+        match path.filter(|_| place.root.is_some()) {
             Some(path) => {
                 let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
                 duplicate_onto(open(path, flags, Mode::empty())?.as_fd(), kept.as_raw_fd())?;

@@ -122,8 +122,7 @@ fn names(streams: &[Option<String>]) -> Vec<&str> {
     streams.iter().map(|stream| stream.as_deref().unwrap_or_default()).collect()
 }
 
-/// What criu is to find open: a directory may be reached in its own way. Trees are mounted, and nothing of the host's is
-/// to be found open in the container.
+/// What criu is to find open: a directory may be reached in its own way.
 pub fn kept<'a>(
     open: &'a [(Slot, Open)],
     slots: &'a Slots,
@@ -135,7 +134,7 @@ pub fn kept<'a>(
         };
         Ok((slots.get(*slot)?, path))
     };
-    open.iter().filter(|(_, open)| !matches!(open, Open::Tree { .. })).map(one).collect()
+    open.iter().map(one).collect()
 }
 
 pub fn number(slots: &Slots, slot: Slot) -> Result<i32> {

@@ -3,7 +3,7 @@
 //! Runs outside. criu restores the container's first process as a child of the runtime, and holds it still until it has
 //! heard that what there is now is what the configuration says.
 
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::sys::stat::{fstat, stat};
+use nix::sys::stat::stat;
 
 use super::checkpoint::{kept, number};
 use super::converse::run_hooks;
@@ -28,7 +28,7 @@ use crate::host::cgroup::Cgroup;
 use crate::host::criu::{Criu, Workplace};
 use crate::init::mounts::{Shape, make_target};
 use crate::log::Log;
-use crate::plan::checkpoint as planned;
+use crate::plan::checkpoint::{self as planned, ROOT};
 use crate::plan::criu::{Kind, Notice, Request};
 use crate::plan::{Action, Plan};
 use crate::sys::fd::send_with_fd;
@@ -70,25 +70,19 @@ struct Restoration<'a> {
 impl Restoration<'_> {
     fn go(mut self, store: &Store, mut state: State, config: &[u8]) -> Result<()> {
         claim(store, self.plan, &mut state, config, self.attempt)?;
+        let root = place(&store.path(&state.id));
+        fs::create_dir(&root).with_context(|| format!("make directory {root:?}"))?;
+        let root = CString::new(root.as_os_str().as_bytes())?;
+
         let slots = Slots::filled(&self.request.open, self.request.open.len())?;
-        let mounts: Vec<_> = self
-            .request
-            .mounts
-            .iter()
-            .map(|(slot, place)| Ok((slots.get(*slot)?, place.as_c_str())))
-            .collect::<Result<_>>()?;
-        for (tree, place) in &mounts {
-            make_place(*tree, place).with_context(|| format!("make {place:?}"))?;
-        }
-        let (root, _) = *mounts.first().context("a restore without a root")?;
-        make_mount_points(self.plan, root)?;
+        make_mount_points(self.plan, slots.get(ROOT)?)?;
         if self.plan.steps.iter().any(|step| matches!(step.action, Action::ReadOnlyRoot)) {
             // Of the root CRIU restores what is in it, and not how it is mounted.
             let read_only = Attributes { set: attr::RDONLY, ..Attributes::default() };
-            set_attributes(root, &read_only, Depth::One).context("make the root read-only")?;
+            set_attributes(slots.get(ROOT)?, &read_only, Depth::One).context("make the root read-only")?;
         }
         let bytes = self.request.encode(&|slot| number(&slots, slot))?;
-        let criu = self.start(&slots, &mounts)?;
+        let criu = self.start(&slots, &root)?;
         let placed = make_scope(self.plan, &mut state, criu.pid(), self.attempt);
         let asked = placed.and_then(|()| {
             let interrupt = self.contact.interrupt.take();
@@ -105,18 +99,19 @@ impl Restoration<'_> {
         })
     }
 
-    fn start(&self, slots: &Slots, mounts: &[(BorrowedFd<'_>, &CStr)]) -> Result<Criu> {
+    fn start(&self, slots: &Slots, root: &CStr) -> Result<Criu> {
         let cgroup = self.attempt.cgroup.as_deref();
         let keyring = self.plan.steps.iter().find_map(|step| match &step.action {
             Action::SessionKeyring { name } => Some(name.as_c_str()),
             _ => None,
         });
-        let kept = kept(&self.request.open, slots)?;
+        // The tree is mounted, and nothing of the host's is to be found open in the container.
+        let kept = kept(&self.request.open[ROOT.0 + 1..], slots)?;
         let criu = Criu::start(&Workplace {
             birthplace: cgroup.and_then(Cgroup::birthplace),
             doors: cgroup.map(Cgroup::doors).unwrap_or_default(),
             keyring,
-            mounts,
+            root: Some((slots.get(ROOT)?, root)),
             kept: &kept,
         })?;
         if let Some(group) = &self.attempt.resctrl {
@@ -160,16 +155,6 @@ impl Restoration<'_> {
         let socket = self.contact.pidfd_socket.as_deref();
         announce(child, self.contact.pid_file.take(), socket, &mut self.attempt.pid_file)
     }
-}
-
-/// In the container's room: something of the same shape to mount a tree on.
-fn make_place(tree: BorrowedFd<'_>, place: &CStr) -> Result<()> {
-    let place = Path::new(OsStr::from_bytes(place.to_bytes()));
-    match Shape::of(&fstat(tree)?) {
-        Shape::Directory => fs::create_dir(place)?,
-        _ => drop(fs::File::create_new(place)?),
-    }
-    Ok(())
 }
 
 /// Its inode number; 0 on a kernel without time namespaces.

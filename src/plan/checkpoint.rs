@@ -62,14 +62,13 @@ pub struct Seen {
 }
 
 /// Something of the host's in the container.
+#[derive(Debug, PartialEq, Eq)]
 pub struct External<'a> {
     /// The destination, clean.
     pub inside: &'a CStr,
     pub source: &'a CStr,
     /// A file that hides another.
     pub mask: bool,
-    /// A tree whose ids are mapped as only the runtime can.
-    pub mapped: Option<&'a Open>,
 }
 
 /// All that init would bring in from the host.
@@ -77,14 +76,12 @@ pub fn externals(plan: &Plan) -> Result<Vec<External<'_>>> {
     let mut found = Vec::new();
     for step in &plan.steps {
         let external = match &step.action {
-            Action::Mask { inside } => External { inside, source: c"/dev/null", mask: true, mapped: None },
+            Action::Mask { inside } => External { inside, source: c"/dev/null", mask: true },
             Action::Mount(mount) if !mount.copy_symlink => match mount.what {
                 MountWhat::Tree { slot }
                 | MountWhat::Device { slot, .. }
                 | MountWhat::FilesystemOrTree { slot, .. } => {
-                    let opened = plan.open.iter().find(|(filled, _)| *filled == slot).map(|(_, open)| open);
-                    let mapped = opened.filter(|open| matches!(open, Open::Tree { idmap: Some(_), .. }));
-                    External { inside: &mount.inside, source: source(plan, slot)?, mask: false, mapped }
+                    External { inside: &mount.inside, source: source(plan, slot)?, mask: false }
                 }
                 _ => continue,
             },
@@ -101,7 +98,8 @@ pub fn externals(plan: &Plan) -> Result<Vec<External<'_>>> {
 /// What is mounted from this slot.
 pub fn source(plan: &Plan, slot: Slot) -> Result<&CStr> {
     let opened = plan.open.iter().find(|(filled, _)| *filled == slot);
-    if let Some((_, Open::Tree { source, .. })) = opened {
+    if let Some((_, Open::Tree { place, source, idmap, .. })) = opened {
+        ensure!(idmap.is_none(), "config.json: {place}: CRIU does not restore the id mappings of a mount");
         return Ok(source);
     }
     let by_init = plan.steps.iter().find_map(|step| match &step.action {
@@ -200,6 +198,9 @@ pub fn with_time_namespace(config: &[u8]) -> Result<Vec<u8>> {
     serde_json::to_vec(&config).context("write config.json")
 }
 
+/// Slots of a restore's request that the runtime itself makes use of.
+pub const ROOT: Slot = Slot(0);
+
 /// Ask for a container to be restored with its root at `root`. `streams` are those of the image, which nobody vouches
 /// for: they are names, and only what CRIU asks for by name is given to it.
 pub fn restore(
@@ -216,8 +217,7 @@ pub fn restore(
         _ => None,
     });
     let (place, source) = tree.context("root.path: missing")?;
-    let tree = asked.open(Open::Tree { place, source, recursive: true, follow: false, idmap: None });
-    asked.mounts.push((tree, request::c_path(root, "root")?));
+    asked.open(Open::Tree { place, source, recursive: true, follow: false, idmap: None });
     asked.settle(request, wishes, RESTORE_LOG)?;
     asked.set(opts::ROOT, Value::text(root));
     asked.set(opts::RST_SIBLING, true);
@@ -230,17 +230,9 @@ pub fn restore(
             asked.options.push(criu::cgroup_root(&controllers, Path::new("/").join(&group.path)));
         }
     }
-    for (number, external) in externals(plan)?.into_iter().enumerate() {
-        let mut source = Path::new(OsStr::from_bytes(external.source.to_bytes())).to_path_buf();
-        if let Some(Open::Tree { place, source: mapped, recursive, follow, idmap }) = external.mapped {
-            // CRIU knows nothing of mappings, and binds what it finds.
-            source = root.with_extension(number.to_string());
-            let (place, mapped, idmap) = (place.clone(), mapped.clone(), idmap.clone());
-            let tree = Open::Tree { place, source: mapped, recursive: *recursive, follow: *follow, idmap };
-            let tree = asked.open(tree);
-            asked.mounts.push((tree, request::c_path(&source, "source")?));
-        }
-        asked.options.push(criu::external_mount(OsStr::from_bytes(external.inside.to_bytes()), source));
+    for external in externals(plan)? {
+        let (inside, source) = (external.inside.to_bytes(), external.source.to_bytes());
+        asked.options.push(criu::external_mount(OsStr::from_bytes(inside), OsStr::from_bytes(source)));
     }
     // In images of runc every mask has this name.
     asked.options.push(criu::external_mount("/dev/null", "/dev/null"));
@@ -300,7 +292,6 @@ fn freezer(location: &Location) -> Option<PathBuf> {
 struct Asked {
     options: Fields,
     open: Vec<(Slot, Open)>,
-    mounts: Vec<(Slot, CString)>,
     log: PathBuf,
 }
 
@@ -351,8 +342,7 @@ impl Asked {
     }
 
     fn finish(self, kind: Kind, needs: Features) -> Request {
-        let Asked { options, open, mounts, log } = self;
-        Request { kind, open, mounts, options, needs, log }
+        Request { kind, open: self.open, options: self.options, needs, log: self.log }
     }
 }
 

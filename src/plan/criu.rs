@@ -4,7 +4,7 @@
 //! five rules are needed: a tag is number and kind, a number is a varint, all else is a length and its bytes, unknown
 //! fields are passed over, and the last of equal fields counts.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -112,8 +112,6 @@ mod part {
 pub struct Request {
     pub kind: Kind,
     pub open: Vec<(Slot, Open)>,
-    /// Where trees that are open are mounted, for nobody to see but CRIU.
-    pub mounts: Vec<(Slot, CString)>,
     pub options: Fields,
     /// What the kernel must be able to, according to CRIU.
     pub needs: Features,
@@ -355,9 +353,6 @@ pub fn text(request: &Request) -> String {
     for (Slot(slot), open) in &request.open {
         line(format_args!("open    slot {slot}  {}", print::opening(open)));
     }
-    for (Slot(slot), place) in &request.mounts {
-        line(format_args!("mount   slot {slot}  on {}", place.to_string_lossy()));
-    }
     if request.needs != Features::default() {
         line(format_args!("needs   {:?}", request.needs));
     }
@@ -387,7 +382,6 @@ mod tests {
         Request {
             kind: Kind::Dump,
             open: Vec::new(),
-            mounts: Vec::new(),
             options,
             needs: Features::default(),
             log: PathBuf::new(),

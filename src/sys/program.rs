@@ -94,10 +94,12 @@ pub fn start(
     };
     drop(tell);
     let mut errno = [0; 4];
-    if nix::unistd::read(&failure, &mut errno)? < errno.len() {
+    let told = nix::unistd::read(&failure, &mut errno);
+    if told.is_ok_and(|length| length < errno.len()) {
         return Ok(Ok(started));
     }
-    wait(Whom::Process(started.pidfd.as_fd()), true)?;
+    started.end_within(told.is_err().then_some(0))?;
+    told?;
     Ok(Err(Errno::from_raw(i32::from_ne_bytes(errno))))
 }
 
