@@ -122,8 +122,7 @@ def a_terminal_is_one_inside_and_can_be_resized(c):
         terminal.send("tty\n")
         terminal.expect("/dev/pts/0")
         terminal.shows_its_size(31, 97)
-        terminal.resize(40, 120)
-        terminal.shows_its_size(40, 120)
+        terminal.follows(40, 120)
         terminal.send("exit 5\n")
         terminal.ends(5)
 

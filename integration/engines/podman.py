@@ -159,8 +159,7 @@ def run_it_has_a_real_terminal_that_can_be_resized(p):
         terminal.send("tty\n")
         terminal.expect("/dev/pts/0")
         terminal.shows_its_size(31, 97)
-        terminal.resize(40, 120)
-        terminal.shows_its_size(40, 120)
+        terminal.follows(40, 120)
         terminal.send("exit 3\n")
         terminal.ends(3)
 

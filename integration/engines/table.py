@@ -244,10 +244,16 @@ class Terminal:
                 raise Failed(f"the terminal closed; it showed {self.text!r}, not {part!r}") from None
         self.text = self.text.split(part, 1)[1]
 
-    def shows_its_size(self, rows, columns):
+    def follows(self, rows, columns):
+        """It has another size now. A client that did not listen yet is told again, as a person would pull again."""
+        self.resize(rows, columns)
+        self.shows_its_size(rows, columns, lambda: self.process.send_signal(signal.SIGWINCH))
+
+    def shows_its_size(self, rows, columns, before=lambda: None):
         """Asks the shell on it, until the runtime's caller has passed the size on."""
 
         def asked():
+            before()
             self.send("stty size\n")
             self.expect(f"{rows} {columns}", seconds=2)
 
