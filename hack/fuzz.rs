@@ -47,6 +47,7 @@ mod targets {
     use std::sync::OnceLock;
 
     use crate::container::state::State;
+    use crate::plan::annotations::Annotations;
     use crate::plan::facts::{Authority, Facts};
     use crate::plan::mount_options::MountOptions;
     use crate::plan::request::{Console, Options, Request};
@@ -122,7 +123,7 @@ mod targets {
         let written = serde_json::to_vec(&state).expect("a state can be written");
         let again: State = serde_json::from_slice(&written).expect("and read again");
         assert_eq!(format!("{state:?}"), format!("{again:?}"));
-        let document = state.for_hooks(HookPoint::Poststop, 0);
+        let document = state.for_hooks(&Annotations::default(), HookPoint::Poststop, 0);
         serde_json::from_slice::<serde_json::Value>(&document).expect("hooks get JSON");
         // A process that it names is looked at, never touched.
         let _ = state.init.map(|init| init.is_alive());
