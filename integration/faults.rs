@@ -11,7 +11,8 @@ use serde_json::json;
 use crate::bundle::{Bundle, bundle, skip};
 use crate::call::{Call, Output};
 
-/// How many of a command's system calls are tried in one run of the tests. `CORTEN_FAULTS=all` tries them all.
+/// How many of a command's system calls are tried in one run in the virtual machine, where each takes a second.
+/// `CORTEN_FAULTS=all` tries them all there too.
 const POINTS: usize = 60;
 
 /// Of no interest: memory, the C library's own, and what says goodbye.
@@ -61,10 +62,11 @@ pub fn under_strace(bundle: &Bundle, options: &[&str], call: &Call) -> Call {
         .args(words)
 }
 
-/// System calls of the runtime's own, thinned to [`POINTS`].
+/// System calls of the runtime's own; where that takes too long, thinned to [`POINTS`].
 fn points(bundle: &Bundle, call: &Call) -> Vec<Point> {
     let found = all_points(bundle, call);
-    let all = std::env::var("CORTEN_FAULTS").is_ok_and(|wish| wish == "all");
+    let all = std::env::var_os("CORTEN_EMULATED").is_none()
+        || std::env::var("CORTEN_FAULTS").is_ok_and(|wish| wish == "all");
     let stride = if all { 1 } else { found.len().div_ceil(POINTS) };
     // Another part of them each time, so that in the long run all are tried.
     let start = std::process::id() as usize % stride;

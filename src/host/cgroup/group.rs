@@ -3,7 +3,7 @@
 //! Runs outside. Knows nothing of what the files mean. Paths are relative to one descriptor of the mount root.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -152,7 +152,12 @@ impl Group {
     pub fn claim(&mut self) -> Result<Claim> {
         let directory = self.open(Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY);
         let claim = File::from(directory.with_context(|| format!("open {}", self.path().display()))?);
-        self.lost = claim.try_lock().is_err();
+        match claim.try_lock() {
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("lock {}", self.path().display()));
+            }
+            locked => self.lost = locked.is_err(),
+        }
         ensure!(!self.lost, "{} has just been taken by somebody else", self.path().display());
         if self.is_found() {
             // Those who were there before us have let go of it since we looked.
