@@ -339,10 +339,11 @@ fn deliver(
 }
 
 /// Only who has CAP_SYS_RESOURCE in the first user namespace may raise a hard limit, so a child that is born in another
-/// inherits ours. What we may not raise either is refused by the child's own step, which has the words for it.
+/// inherits ours.
 fn raise_limits(plan: &Plan) {
     for step in &plan.steps {
         if let Action::Rlimit { resource, hard, .. } = step.action {
+            // Said by the child's step, where it matters.
             let _ = raise_hard_limit(resource, hard);
         }
     }

@@ -77,6 +77,7 @@ impl Bundle {
         let mut namespaces = linux.namespaces().iter().flatten();
         let network = namespaces.find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
         let Some(path) = network.and_then(|network| network.path().as_ref()) else { return Ok(()) };
+        // One that cannot be looked at is refused in words when it is opened.
         let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
         let host = identity(Path::new("/proc/self/ns/net"));
         let joined = identity(path);
