@@ -10,6 +10,7 @@ from place import Place
 os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 import containerd  # noqa: E402, F401
+import cri  # noqa: E402, F401
 import docker  # noqa: E402, F401
 import podman  # noqa: E402, F401
 import buildah  # noqa: E402, F401

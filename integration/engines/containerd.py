@@ -4,18 +4,25 @@ import contextlib
 import json
 import os
 import re
-import struct
 import time
 
-from place import group_file, need, needs_criu, needs_systemd, read, unified
+from grpc import Service, messages
+from place import group_file, need, needs_criu, needs_mounted_hierarchies, needs_systemd, read, unified
 from table import Command, Engine, daemon, eventually, has, same, true
 
 SHIM = "io.containerd.runc.v2"
+# See grpc.py; the numbers are those of containerd's api/services/tasks/v1/tasks.proto.
+TASKS = """
+UpdateRequest   container_id=1 resources=2:Any
+UpdateResponse
+Any             type_url=1 value=2
+"""
 
 
 @contextlib.contextmanager
-def serve(place, name):
-    """A containerd with directories of its own; yields its socket and what starts another on the same state."""
+def serve(place, name, cri=""):
+    """A containerd with directories of its own; yields its socket and what starts another on the same state. It serves
+    pods when it gets settings for them."""
     need("containerd-shim-runc-v2", "containerd")
     socket = place.directory(name) + "/socket"
     config = place.file(
@@ -23,9 +30,10 @@ def serve(place, name):
         f"""version = 2
 root = "{place.directory(name, 'root')}"
 state = "{place.directory(name, 'state')}"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
+disabled_plugins = {[] if cri else ["io.containerd.grpc.v1.cri"]}
 [grpc]
 address = "{socket}"
+{cri}
 """,
     )
     ctr = Command(["ctr", "--address", socket])
@@ -61,22 +69,12 @@ class Containerd:
         return {each[0]: (int(each[1]), each[2]) for each in map(str.split, lines)}
 
     def update(self, name, resources):
-        """What ctr has no word for: one call of containerd's service for tasks, by gRPC."""
-
-        def field(number, data):
-            assert len(data) < 1 << 14
-            return bytes([number << 3 | 2, len(data) & 127 | 128, len(data) >> 7]) + data
-
-        kind = b"types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
-        message = field(1, name.encode()) + field(2, field(1, kind) + field(2, json.dumps(resources).encode()))
-        request = self.place.directory("containerd") + "/request"
-        with open(request, "wb") as file:
-            file.write(struct.pack(">BI", 0, len(message)) + message)
-        headers = ["content-type: application/grpc", "te: trailers", "containerd-namespace: default"]
-        curl = Command(["curl", "--silent", "--show-error", "--http2-prior-knowledge", "--unix-socket", self.socket])
-        words = [word for header in headers for word in ("--header", header)]
-        words += ["--data-binary", f"@{request}", "--dump-header", "-", "--output", "/dev/null"]
-        has(curl(*words, "http://containerd/containerd.services.tasks.v1.Tasks/Update"), "grpc-status: 0")
+        """What ctr has no word for."""
+        kind = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources"
+        path = self.place.directory("containerd") + "/update"
+        namespace = ["containerd-namespace: default"]
+        tasks = Service(self.socket, "containerd.services.tasks.v1.Tasks", path, messages(TASKS), namespace)
+        tasks("Update", container_id=name, resources={"type_url": kind, "value": json.dumps(resources)})
 
     def is_in(self, name, status):
         def check():
@@ -176,7 +174,6 @@ def a_memory_limit_is_in_force(c):
 
 @containerd.row
 def update_changes_limits(c):
-    need("curl")
     with c.task("updated", options=["--memory-limit", str(64 << 20)]):
         resources = {"memory": {"limit": 96 << 20}, "cpu": {"quota": 25000, "period": 100000}, "pids": {"limit": 77}}
         c.update("updated", resources)
@@ -199,6 +196,7 @@ def a_scope_of_systemds_is_its_group(c):
 
 @containerd.row
 def metrics_are_those_of_the_container(c):
+    needs_mounted_hierarchies()
     with c.task("measured"):
         metrics = c.ctr("task", "metrics", "measured")
         has(metrics, "memory.usage" if unified() else "memory.usage_in_bytes")

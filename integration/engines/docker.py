@@ -7,7 +7,7 @@ import re
 import time
 
 import containerd as lower
-from place import USER, group_file, need, needs_apparmor, needs_criu, needs_iptables, read, subordinate_ids, unified
+from place import USER, group_file, need, needs_apparmor, needs_criu, needs_iptables, needs_mounted_hierarchies, read, subordinate_ids, unified
 from table import Command, Engine, Skip, daemon, eventually, has, lacks, same, true
 
 
@@ -257,6 +257,7 @@ def a_paused_container_can_be_stopped_and_removed(d):
 
 @docker.row
 def top_stats_and_inspect_tell_what_it_does(d):
+    needs_mounted_hierarchies()
     with d.container("--memory", "64m") as name:
         has(d("top", name), "sleep 1000")
         stats = json.loads(d("stats", "--no-stream", "--format", "{{json .}}", name))
@@ -339,6 +340,7 @@ def memory_swap_and_reservation_are_limited(d):
 
 @docker.row
 def too_much_memory_is_an_oom_kill(d):
+    needs_mounted_hierarchies()
     with d.container("--memory", "16m", "--memory-swap", "16m", command=("tail", "/dev/zero")) as name:
         same(d("wait", name), "137")
         same(d.inspect(name, ".State.OOMKilled"), "true")

@@ -50,15 +50,20 @@ class Place:
             file.add(root, ".")
         return archive
 
-    def image(self):
-        """The root filesystem as an image that containerd and Podman load, `localhost/busy`. Returns its archive."""
-        archive = os.path.join(self.work, "image.tar")
+    def image(self, name="busy", command=("sh",)):
+        """The root filesystem as an image that containerd and Podman load. Returns its archive."""
+        directory = self.directory("images", name)
+        archive = directory + ".tar"
         if not os.path.exists(archive):
-            write_image(self.rootfs(), archive, self.directory("image"))
+            write_image(self.rootfs(), archive, directory, name, command)
         return archive
 
 
-def write_image(rootfs, archive, directory):
+def write_image(self, archive, name, *command):
+        write_image(self.rootfs(), archive, self.directory(f"{archive}.parts"), name, command)
+
+
+def write_image(rootfs, archive, directory, name, command):
     """An OCI image of one layer, as an archive."""
 
     def blob(data, kind):
@@ -73,7 +78,7 @@ def write_image(rootfs, archive, directory):
     config = {
         "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine],
         "os": "linux",
-        "config": {"Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin"]},
+        "config": {"Cmd": command, "Env": ["PATH=/bin:/usr/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
     }
     config = blob(json.dumps(config).encode(), "config.v1+json")
@@ -85,7 +90,7 @@ def write_image(rootfs, archive, directory):
     }
     manifest = blob(json.dumps(manifest).encode(), "manifest.v1+json")
     # Docker and ctr look for a name in different annotations.
-    manifest["annotations"] = {"io.containerd.image.name": "busy", "org.opencontainers.image.ref.name": "busy"}
+    manifest["annotations"] = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
     for name, content in {
         "index.json": {"schemaVersion": 2, "manifests": [manifest]},
         "oci-layout": {"imageLayoutVersion": "1.0.0"},
@@ -115,9 +120,17 @@ def group_file(pid, controller, name):
             _, controllers, path = line.rstrip("\n").split(":", 2)
             if controllers == "" and unified():
                 return read(f"/sys/fs/cgroup{path}/{name}")
-            if controller in controllers.split(","):
+            if controller in controllers.split(",") and os.path.exists(f"/sys/fs/cgroup/{controllers}"):
                 return read(f"/sys/fs/cgroup/{controllers}{path}/{name}")
-    raise Skip(f"no {controller} controller")
+    raise Skip(f"no {controller} controller is mounted")
+
+
+def needs_mounted_hierarchies():
+    """containerd learns nothing of a group when the kernel lists a hierarchy for it that is mounted elsewhere only."""
+    for line in read("/proc/self/cgroup").splitlines():
+        controllers = line.split(":")[1].removeprefix("name=")
+        if not os.path.isdir(f"/sys/fs/cgroup/{controllers}"):
+            raise Skip(f"the hierarchy of {controllers} is mounted elsewhere only, which confuses containerd")
 
 
 def read(path):
