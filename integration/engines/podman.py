@@ -8,7 +8,7 @@ import socket
 import time
 
 from place import USER, can_raise_limits, group_file, need, needs_criu, needs_iptables, needs_systemd, read, subordinate_ids, systemd, unified, write
-from table import Command, Engine, Failed, Skip, eventually, has, lacks, same, true
+from table import PATIENCE, Command, Engine, Failed, Skip, eventually, has, lacks, same, true
 
 
 class Podman:
@@ -389,15 +389,14 @@ def pid_network_and_ipc_are_shared_as_told(p):
     same(p("run", "--rm", "--network", "host", "busy", "readlink", "/proc/self/ns/net"), os.readlink("/proc/self/ns/net"))
 
 
-@root.row
+@both
 def userns_auto_gives_each_its_own_range(p):
     with open("/etc/subuid") as file:
         if not any(line.startswith("containers:") for line in file):
             for name in ("subuid", "subgid"):
                 with open(f"/etc/{name}", "a") as file:
                     file.write("containers:2147483647:2147483648\n")
-    maps = [p.run("--userns", "auto:size=1024", "busy", "cat", "/proc/self/uid_map") for _ in range(1)]
-    lacks(maps[0], "4294967295")
+    lacks(p.run("--userns", "auto:size=1024", "busy", "cat", "/proc/self/uid_map"), "4294967295")
     with p.container("--userns", "auto:size=1024", name="one"), p.container("--userns", "auto:size=1024", name="two"):
         true(read(f"/proc/{p.pid('one')}/uid_map") != read(f"/proc/{p.pid('two')}/uid_map"), "both have the same ids")
 
@@ -541,14 +540,15 @@ def a_users_network_is_of_its_own(p):
 NOTIFY = "import os, socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'READY=1', os.environ['NOTIFY_SOCKET'])"
 
 
-@root.row
+@both
 def sdnotify_container_tells_when_it_is_ready(p):
     """The container's own READY arrives at the socket of whoever waits for it."""
     path = f"{p.directory}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as waiting:
         waiting.bind(path)
-        waiting.settimeout(60)
-        notifying = Command(p.command.words, {"NOTIFY_SOCKET": path}, p.command.prefix)
+        waiting.settimeout(60 * PATIENCE)
+        os.chmod(path, 0o666)
+        notifying = p.program("env", f"NOTIFY_SOCKET={path}", *p.command.words)
         host = [f"--volume={each}:{each}:ro" for each in ("/usr", "/lib", "/lib64")]
         words = ("run", "--detach", "--name", "ready", "--network", "none", "--sdnotify", "container", *host, "busy")
         try:
