@@ -6,12 +6,12 @@ import os
 import re
 import time
 
-from grpc import Service, messages
 from place import group_file, need, needs_criu, needs_mounted_hierarchies, needs_systemd, read, unified
 from table import Command, Engine, daemon, eventually, has, same, true
+from wire import Service, messages
 
 SHIM = "io.containerd.runc.v2"
-# See grpc.py; the numbers are those of containerd's api/services/tasks/v1/tasks.proto.
+# See wire.py; the numbers are those of containerd's api/services/tasks/v1/tasks.proto.
 TASKS = """
 UpdateRequest   container_id=1 resources=2:Any
 UpdateResponse

@@ -4,17 +4,14 @@ import contextlib
 import json
 import os
 import re
-import socket
-import subprocess
 import time
-from urllib.parse import urlsplit
 
 import containerd as lower
-from grpc import Refused, Service, messages
 from place import can_raise_limits, group_file, needs_apparmor, needs_iptables, needs_mounted_hierarchies, read, unified
-from table import PATIENCE, Command, Engine, Failed, Skip, eventually, has, lacks, same, true
+from table import Command, Engine, Failed, Skip, eventually, has, lacks, same, true
+from wire import Refused, Service, Stream, messages
 
-# See grpc.py; the numbers are those of Kubernetes' pkg/apis/runtime/v1/api.proto.
+# See wire.py; the numbers are those of Kubernetes' pkg/apis/runtime/v1/api.proto.
 CALLS = """
 VersionRequest                   version=1
 VersionResponse                  runtime_name=2 runtime_version=3
@@ -25,7 +22,8 @@ RuntimeCondition                 type=1 status=2:int reason=3 message=4
 
 RunPodSandboxRequest             config=1:PodSandboxConfig runtime_handler=2
 RunPodSandboxResponse            pod_sandbox_id=1
-PodSandboxConfig                 metadata=1:Metadata hostname=2 log_directory=3 port_mappings=5:PortMapping* linux=8:LinuxSandbox
+PodSandboxConfig                 metadata=1:Metadata hostname=2 log_directory=3 port_mappings=5:PortMapping*
+                                 linux=8:LinuxSandbox
 Metadata                         name=1 uid=2 namespace=3 attempt=4:int
 PortMapping                      protocol=1:int container_port=2:int host_port=3:int
 LinuxSandbox                     cgroup_parent=1 security_context=2:SandboxSecurity sysctls=3:map
@@ -53,16 +51,22 @@ Processes                        process_count=2:Number
 
 CreateContainerRequest           pod_sandbox_id=1 config=2:ContainerConfig sandbox_config=3:PodSandboxConfig
 CreateContainerResponse          container_id=1
-ContainerConfig                  metadata=1:ContainerMetadata image=2:Image command=3* envs=6:Variable* mounts=7:Mount* devices=8:Device* log_path=11 stdin=12:int tty=14:int linux=15:LinuxContainer
+ContainerConfig                  metadata=1:ContainerMetadata image=2:Image command=3* envs=6:Variable*
+                                 mounts=7:Mount* devices=8:Device* log_path=11 stdin=12:int tty=14:int
+                                 linux=15:LinuxContainer
 ContainerMetadata                name=1 attempt=2:int
 Image                            image=1
 Variable                         key=1 value=2
 Mount                            container_path=1 host_path=2 readonly=3:int propagation=5:int
 Device                           container_path=1 host_path=2 permissions=3
 LinuxContainer                   resources=1:Resources security_context=2:Security
-Resources                        cpu_period=1:int cpu_quota=2:int cpu_shares=3:int memory_limit_in_bytes=4:int oom_score_adj=5:int cpuset_cpus=6 hugepage_limits=8:HugePages* unified=9:map
+Resources                        cpu_period=1:int cpu_quota=2:int cpu_shares=3:int memory_limit_in_bytes=4:int
+                                 oom_score_adj=5:int cpuset_cpus=6 hugepage_limits=8:HugePages* unified=9:map
 HugePages                        page_size=1 limit=2:int
-Security                         capabilities=1:Capabilities privileged=2:int namespace_options=3:Namespaces run_as_user=5:Number readonly_rootfs=7:int supplemental_groups=8:int* no_new_privs=11:int run_as_group=12:Number masked_paths=13* readonly_paths=14* seccomp=15:Profile apparmor=16:Profile
+Security                         capabilities=1:Capabilities privileged=2:int namespace_options=3:Namespaces
+                                 run_as_user=5:Number readonly_rootfs=7:int supplemental_groups=8:int*
+                                 no_new_privs=11:int run_as_group=12:Number masked_paths=13* readonly_paths=14*
+                                 seccomp=15:Profile apparmor=16:Profile
 Capabilities                     add_capabilities=1* drop_capabilities=2*
 Number                           value=1:int
 StartContainerRequest            container_id=1
@@ -124,16 +128,16 @@ class Cri:
 class Pod:
     """A sandbox. Without a wish, on the host's network, since that costs least."""
 
-    def __init__(self, cri, uid, network=NODE, pid=CONTAINER, ipc=POD, handler="corten", privileged=False, linux=None, **config):
+    def __init__(
+        self, cri, uid, network=NODE, pid=CONTAINER, ipc=POD, users=None, handler="corten", privileged=0, linux=None, **config
+    ):
         self.call, self.place, self.id = cri.call, cri.place, None
-        self.namespaces = {"network": network, "pid": pid, "ipc": ipc}
+        self.namespaces = {"network": network, "pid": pid, "ipc": ipc, **({"userns_options": users} if users else {})}
         self.logs = self.place.directory("cri", "logs", uid)
         # Where a kubelet has its pods.
         systemd = os.environ.get("ENGINES_CGROUP_MANAGER") == "systemd"
         self.group = f"kubepods-burstable-pod{uid}.slice" if systemd else f"/kubepods/burstable/pod{uid}"
         self.inside = ("kubepods.slice/kubepods-burstable.slice/" if systemd else "") + self.group.lstrip("/")
-        linux = dict(linux or {})
-        self.namespaces.update(linux.pop("namespaces", {}))
         self.config = {
             "metadata": {"name": f"pod-{uid}", "uid": uid, "namespace": "default"},
             "hostname": "" if network == NODE else f"pod-{uid}",
@@ -141,7 +145,7 @@ class Pod:
             "linux": {
                 "cgroup_parent": self.group,
                 "security_context": {"namespace_options": self.namespaces, "privileged": privileged},
-                **linux,
+                **(linux or {}),
             },
             **config,
         }
@@ -210,7 +214,8 @@ class Container:
     def lines(self):
         """Its log: stream, tag and text of each line."""
         lines = read(self.log).splitlines() if os.path.exists(self.log) else []
-        return [tuple(re.fullmatch(r"\d{4}-\d\d-\d\dT\S+ (stdout|stderr) ([FP]) (.*)", each).groups()) for each in lines]
+        form = r"\d{4}-\d\d-\d\dT\S+ (stdout|stderr) ([FP]) (.*)"
+        return [tuple(re.fullmatch(form, each).groups()) for each in lines]
 
     def printed(self):
         return "\n".join(text for _, _, text in self.lines())
@@ -233,80 +238,17 @@ class Container:
         return group_file(self.pid(), controller, name)
 
 
-class Stream:
-    """What `kubectl exec -it` and `attach` have: the channels of Kubernetes' `v4.channel.k8s.io`, over a websocket."""
-
-    STDIN, STDOUT, STDERR, ERROR, RESIZE = range(5)
-
-    def __init__(self, url):
-        address = urlsplit(url)
-        self.socket = socket.create_connection((address.hostname, address.port), timeout=20 * PATIENCE)
-        self.text = {self.STDOUT: "", self.STDERR: "", self.ERROR: ""}
-        asked = ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Origin: {url}"]
-        asked += [f"Host: {address.netloc}", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Sec-WebSocket-Protocol: v4.channel.k8s.io"]
-        self.socket.sendall("\r\n".join([f"GET {address.path} HTTP/1.1", *asked, "", ""]).encode())
-        self.file = self.socket.makefile("rb")
-        has(self.file.readline().decode(), "101")
-        while self.file.readline().strip():
-            pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-        self.socket.close()
-
-    def send(self, text, channel=STDIN):
-        data = bytes([channel]) + text.encode()
-        # One binary frame, masked with nothing.
-        self.socket.sendall(bytes([0x82, 0x80 | len(data), 0, 0, 0, 0]) + data)
-
-    def resize(self, rows, columns):
-        self.send(json.dumps({"Height": rows, "Width": columns}), self.RESIZE)
-
-    def receive(self):
-        """One frame; false at the end."""
-        head = self.file.read(2)
-        if len(head) < 2 or head[0] & 15 == 8:
-            return False
-        length = head[1] & 127
-        if length > 125:
-            length = int.from_bytes(self.file.read(2 if length == 126 else 8), "big")
-        data = self.file.read(length)
-        if data and data[0] in self.text:
-            self.text[data[0]] += data[1:].decode(errors="replace")
-        return True
-
-    def expect(self, part):
-        """Reads until the program has printed that; what came before is the answer to what was sent."""
-        try:
-            while part not in self.text[self.STDOUT] and self.receive():
-                pass
-        except TimeoutError:
-            pass
-        has(self.text[self.STDOUT], part)
-        self.answer, self.text[self.STDOUT] = self.text[self.STDOUT].split(part, 1)
-
-    def shows(self, text, command):
-        """Asks the shell at the other end."""
-        self.send(f"{command}; echo as$((1))ked\n")
-        self.expect("as1ked")
-        has(self.answer, text)
-
-    def ends(self):
-        """What is said of the program's end."""
-        while self.receive():
-            pass
-        return json.loads(self.text[self.ERROR])
-
-
 @contextlib.contextmanager
 def start(place):
     if not os.path.exists("/usr/lib/cni/bridge"):
         raise Skip("no CNI plugins are installed (package containernetworking-plugins)")
-    address = {"type": "host-local", "subnet": f"{SUBNET}.0/24", "dataDir": place.directory("cri", "addresses")}
-    bridge = {"type": "bridge", "bridge": "pods", "isGateway": True, "ipam": {**address, "routes": [{"dst": "0.0.0.0/0"}]}}
+    addresses = {
+        "type": "host-local",
+        "subnet": f"{SUBNET}.0/24",
+        "routes": [{"dst": "0.0.0.0/0"}],
+        "dataDir": place.directory("cri", "addresses"),
+    }
+    bridge = {"type": "bridge", "bridge": "pods", "isGateway": True, "ipam": addresses}
     ports = {"type": "portmap", "capabilities": {"portMappings": True}}
     network = {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge, ports]}
     place.file("cri/net.d/pods.conflist", json.dumps(network))
@@ -339,7 +281,8 @@ def start(place):
             cri = Cri(place, socket, daemons, again)
         except Refused as error:
             # A plugin that does not load is told nowhere else.
-            said = [line for line in read(f"{place.work}/cri/log").splitlines() if "grpc.v1.cri" in line and "error" in line]
+            lines = read(f"{place.work}/cri/log").splitlines()
+            said = [line for line in lines if "grpc.v1.cri" in line and "error" in line]
             raise Failed("\n".join([str(error), *said])) from None
         yield cri
         for each in cri.call("ListPodSandbox")["items"]:
@@ -361,7 +304,7 @@ def a_pod_runs_on_the_hosts_network(c):
     with c.pod() as pod:
         same(pod.status()["status"]["state"], 0, "state of the sandbox")
         same(pod.status()["status"]["runtime_handler"], "corten", "handler")
-        same(os.readlink(f"/proc/{pod.pid()}/ns/net"), os.readlink("/proc/self/ns/net"), "network namespace")
+        same(namespace(pod, "net"), os.readlink("/proc/self/ns/net"), "network namespace")
         same(pod.run("echo", "hello"), "hello")
         pod.run("sh", "-c", "exit 7", status=7)
 
@@ -396,20 +339,17 @@ def a_port_of_the_host_leads_to_a_pod(c):
         pod.container("httpd", "-f", "-p", "80", "-h", "/etc")
         curl = Command(["curl", "--silent", "--show-error", "--max-time", "5"])
         # By the bridge's address, since what goes to 127.0.0.1 would need more of the host.
-        page = lambda: same(curl.any(f"http://{SUBNET}.1:18080/hostname").stdout.strip(), pod.config["hostname"], "page")  # noqa: E731
-        eventually(page)
+        eventually(lambda: same(curl(f"http://{SUBNET}.1:18080/hostname"), pod.config["hostname"], "page"))
 
 
 @cri.row
 def containers_of_a_pod_share_network_ipc_and_hostname_only(c):
     with c.pod(network=POD) as pod:
         one, two = pod.container(name="one"), pod.container(name="two")
-        of = lambda each, kind: os.readlink(f"/proc/{each.pid()}/ns/{kind}")  # noqa: E731
         for kind in ("net", "ipc", "uts"):
-            same(of(one, kind), of(two, kind), kind)
-            same(of(one, kind), of(pod, kind), kind)
+            same({namespace(each, kind) for each in (one, two)}, {namespace(pod, kind)}, kind)
         for kind in ("pid", "mnt"):
-            true(of(one, kind) != of(two, kind), f"both are in {kind} namespace {of(one, kind)}")
+            same(len({namespace(each, kind) for each in (one, two, pod)}), 3, f"number of {kind} namespaces")
         same(one.exec("hostname"), pod.config["hostname"])
         one.exec("sh", "-c", "echo shared > /dev/shm/it")
         same(two.exec("cat", "/dev/shm/it"), "shared")
@@ -432,7 +372,7 @@ def a_debugging_container_joins_the_processes_of_another(c):
         one = pod.container("sleep", "777", name="one")
         joined = {"namespace_options": {**pod.namespaces, "pid": TARGET, "target_id": one.id}}
         two = pod.container(name="two", security=joined)
-        same(os.readlink(f"/proc/{one.pid()}/ns/pid"), os.readlink(f"/proc/{two.pid()}/ns/pid"), "pid namespace")
+        same(namespace(two, "pid"), namespace(one, "pid"), "pid namespace")
         has(two.exec("ps"), "sleep 777")
 
 
@@ -441,7 +381,7 @@ def the_hosts_processes_and_ipc_are_seen_when_asked(c):
     with c.pod(pid=NODE, ipc=NODE) as pod:
         one = pod.container()
         for kind in ("pid", "ipc"):
-            same(os.readlink(f"/proc/{one.pid()}/ns/{kind}"), os.readlink(f"/proc/self/ns/{kind}"), kind)
+            same(namespace(one, kind), os.readlink(f"/proc/self/ns/{kind}"), kind)
         has(one.exec("ps"), "containerd")
 
 
@@ -494,7 +434,8 @@ def attach_is_connected_to_its_process(c):
 @cri.row
 def logs_are_lines_with_time_stream_and_tag(c):
     with c.pod() as pod:
-        one = pod.container("sh", "-c", "echo out; echo err >&2; while ! test -e /go; do sleep 0.1; done; echo late; sleep 1000")
+        wait = "while ! test -e /go; do sleep 0.1; done"
+        one = pod.container("sh", "-c", f"echo out; echo err >&2; {wait}; echo late; sleep 1000")
         eventually(lambda: true(len(one.lines()) == 2, f"the log is {one.lines()}"))
         same(sorted(one.lines()), [("stderr", "F", "err"), ("stdout", "F", "out")], "log")
         # As a kubelet rotates it.
@@ -524,7 +465,7 @@ def limits_are_in_a_group_below_the_pods(c):
             has(read(f"/proc/{pid}/cgroup"), f"/{pod.inside}/")
         if unified():
             same(one.limit("cpu", "cpu.max"), "25000 50000", "cpu.max")
-            true(int(one.limit("cpu", "cpu.weight")) in range(2, 100), f"cpu.weight is {one.limit('cpu', 'cpu.weight')}")
+            true(1 < int(one.limit("cpu", "cpu.weight")) < 100, f"cpu.weight is {one.limit('cpu', 'cpu.weight')}")
             same(one.limit("memory", "memory.max"), str(96 << 20), "memory.max")
         else:
             same(one.limit("cpu", "cpu.shares"), "256", "cpu.shares")
@@ -575,7 +516,8 @@ def an_update_changes_limits(c):
 def stats_of_a_container_and_of_a_pod_are_told(c):
     needs_mounted_hierarchies()
     with c.pod() as pod:
-        one = pod.container("sh", "-c", "dd if=/dev/zero of=/dev/shm/it bs=1M count=8 2>/dev/null; echo written; sleep 1000")
+        write = "dd if=/dev/zero of=/dev/shm/it bs=1M count=8 2>/dev/null"
+        one = pod.container("sh", "-c", f"{write}; echo written; sleep 1000")
         one.prints("written")
 
         def told():
@@ -593,12 +535,13 @@ def stats_of_a_container_and_of_a_pod_are_told(c):
 @cri.row
 def stop_waits_and_then_kills(c):
     with c.pod() as pod:
-        kind = pod.container("sh", "-c", 'trap "echo bye; exit 3" TERM; echo set; while :; do sleep 0.1; done', name="kind")
+        forever = "echo set; while :; do sleep 0.1; done"
+        kind = pod.container("sh", "-c", f'trap "echo bye; exit 3" TERM; {forever}', name="kind")
         kind.prints("set")
         kind.stop(60)
         kind.ends(3)
         kind.prints("bye")
-        deaf = pod.container("sh", "-c", 'trap "" TERM; echo set; while :; do sleep 0.1; done', name="deaf")
+        deaf = pod.container("sh", "-c", f'trap "" TERM; {forever}', name="deaf")
         deaf.prints("set")
         true(deaf.stop(2) >= 2, "it did not wait")
         deaf.ends(137)
@@ -630,7 +573,7 @@ def what_cannot_start_is_told_and_leaves_nothing(c):
         try:
             c.call("StartContainer", container_id=one.id)
         except Refused as error:
-            has(str(error), '"no-such-program": executable file not found in $PATH')
+            has(str(error), "not found in $PATH")
         else:
             raise Failed("it runs")
         same(one.status()["exit_code"], 128, "exit code")
@@ -656,13 +599,15 @@ def a_users_groups_capabilities_and_root_are_as_configured(c):
 
 @cri.row
 def seccomp_is_the_default_a_file_or_none(c):
-    forbid = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}]}
-    profile = c.place.file("cri/no-mkdir.json", json.dumps(forbid))
+    forbidden = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}
+    filters = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [forbidden]}
+    profile = c.place.file("cri/no-mkdir.json", json.dumps(filters))
     with c.pod() as pod:
         mode = ("grep", "Seccomp:", "/proc/self/status")
+        default = {"seccomp": {"profile_type": RUNTIME_DEFAULT}}
         same(pod.run(*mode).split()[1], "0", "mode without a filter")
-        same(pod.run(*mode, security={"seccomp": {"profile_type": RUNTIME_DEFAULT}}).split()[1], "2", "mode")
-        pod.run("unshare", "-U", "true", status=1, security={"seccomp": {"profile_type": RUNTIME_DEFAULT}})
+        same(pod.run(*mode, security=default).split()[1], "2", "mode")
+        pod.run("unshare", "-U", "true", status=1, security=default)
         local = {"seccomp": {"profile_type": LOCALHOST, "localhost_ref": profile}}
         has(pod.run("mkdir", "/x", status=1, security=local), "not supported")
 
@@ -672,7 +617,8 @@ def apparmor_confines_by_default_or_not(c):
     needs_apparmor()
     with c.pod() as pod:
         label = ("cat", "/proc/self/attr/current")
-        has(pod.run(*label, security={"apparmor": {"profile_type": RUNTIME_DEFAULT}}), "cri-containerd.apparmor.d (enforce)")
+        default = pod.run(*label, security={"apparmor": {"profile_type": RUNTIME_DEFAULT}})
+        has(default, "cri-containerd.apparmor.d (enforce)")
         has(pod.run(*label, security={"apparmor": {"profile_type": UNCONFINED}}), "unconfined")
 
 
@@ -682,16 +628,17 @@ def privileged_may_do_what_others_may_not(c):
         mount = ("mount", "-t", "tmpfs", "none", "/tmp")
         has(pod.run(*mount, status=1), "denied")
         pod.run(*mount, security={"privileged": 1})
-        pod.run("test", "-e", "/dev/loop-control", status=1)
-        same(len(pod.run("ls", "/dev", security={"privileged": 1}).split()) > len(pod.run("ls", "/dev").split()), True, "more devices")
+        lacks(pod.run("ls", "/dev"), "kmsg")
+        has(pod.run("ls", "/dev", security={"privileged": 1}), "kmsg")
         has(pod.run("sh", "-c", "grep ' /sys sysfs ' /proc/mounts", security={"privileged": 1}), "sysfs rw")
 
 
 @cri.row
 def sysctls_of_a_pod_are_set(c):
-    with c.pod(network=POD, linux={"sysctls": {"net.ipv4.ip_unprivileged_port_start": "81", "kernel.shm_rmid_forced": "1"}}) as pod:
-        one = pod.container()
-        same(one.exec("cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start", "/proc/sys/kernel/shm_rmid_forced"), "81\n1")
+    settings = {"net.ipv4.ip_unprivileged_port_start": "81", "kernel.shm_rmid_forced": "1"}
+    with c.pod(network=POD, linux={"sysctls": settings}) as pod:
+        files = ["/proc/sys/" + name.replace(".", "/") for name in settings]
+        same(pod.container().exec("cat", *files), "81\n1")
 
 
 @cri.row
@@ -711,7 +658,10 @@ def a_mount_is_read_only_and_propagates_as_asked(c):
     mount("--make-shared", source)
     inner = f"{source}/in"
     os.makedirs(inner, exist_ok=True)
-    at = lambda **more: [{"container_path": "/s", "host_path": source, **more}]  # noqa: E731
+
+    def at(**more):
+        return [{"container_path": "/s", "host_path": source, **more}]
+
     try:
         with c.pod(privileged=True) as pod:
             closed = pod.container(name="closed", mounts=at(readonly=1))
@@ -733,13 +683,12 @@ def a_pod_has_a_user_namespace(c):
     if c.version.startswith("1.6"):
         raise Skip("containerd 1.6 has no user namespaces for pods")
     ids = [{"host_id": 200000, "container_id": 0, "length": 65536}]
-    options = {"userns_options": {"mode": POD, "uids": ids, "gids": ids}}
-    with c.pod(network=POD, linux={"namespaces": options}) as pod:
+    with c.pod(network=POD, users={"mode": POD, "uids": ids, "gids": ids}) as pod:
         one = pod.container()
         same(one.exec("cat", "/proc/self/uid_map").split(), ["0", "200000", "65536"], "uid_map")
         same(os.stat(f"/proc/{one.pid()}").st_uid, 200000, "owner of the process")
         same(one.exec("sh", "-c", "id -u; touch /mine; stat -c %u /mine"), "0\n0")
-        same(os.readlink(f"/proc/{one.pid()}/ns/user"), os.readlink(f"/proc/{pod.pid()}/ns/user"), "user namespace")
+        same(namespace(one, "user"), namespace(pod, "user"), "user namespace")
         has(one.exec("ip", "addr"), pod.status()["status"]["network"]["ip"])
 
 
@@ -758,9 +707,9 @@ def pods_outlive_the_daemon(c):
 
 
 @cri.row
-def ten_pods_live_at_once_and_leave_nothing(c):
+def six_pods_live_at_once_and_leave_nothing(c):
     with contextlib.ExitStack() as stack:
-        pods = [stack.enter_context(c.pod(network=POD)) for _ in range(10)]
+        pods = [stack.enter_context(c.pod(network=POD)) for _ in range(6)]
         made = [pod.id for pod in pods] + [pod.container().id for pod in pods]
         same({each["state"] for each in c.call("ListContainers")["containers"]}, {RUNNING}, "states")
         true(all(leftovers(each) for each in made), "what is looked for is not there while they live")
@@ -769,11 +718,15 @@ def ten_pods_live_at_once_and_leave_nothing(c):
     same([left for each in made for left in leftovers(each)], [], "what is left")
 
 
+def namespace(owner, kind):
+    return os.readlink(f"/proc/{owner.pid()}/ns/{kind}")
+
+
 def leftovers(identity):
     """Whatever bears a container's name: groups, mounts, processes, and the runtime's own state."""
-    found = subprocess.run(
-        ["find", "/sys/fs/cgroup", "/run/containerd/runc/k8s.io", "-name", f"*{identity}*", "-prune"], text=True, stdout=subprocess.PIPE
-    ).stdout.split()
+    hierarchies = Command(["findmnt", "--noheadings", "--raw", "--output=TARGET", "--types=cgroup,cgroup2"])().split()
+    find = Command(["find", *set(hierarchies), "/run/containerd/runc/k8s.io"])
+    found = find("-name", f"*{identity}*", "-prune").split()
     found += [line for line in read("/proc/self/mountinfo").splitlines() if identity in line]
     for each in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):

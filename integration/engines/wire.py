@@ -1,16 +1,18 @@
-"""gRPC as far as rows need it: a message is a dictionary, a table tells its fields, and curl carries it. What would be
-a client's library, Debian does not have for every service that is called here.
+"""What carries the calls of those who have no client in Debian: gRPC by curl, and Kubernetes' streams by a websocket.
 
-A table has a line for each message, of fields as `name=NUMBER:TYPE`. The type is `int`, `map` (of texts) or another
-message, and text without one; `*` behind it says that the field is repeated.
+A message of gRPC's is a dictionary, and a table tells its fields: after a message's name, each as `name=NUMBER:TYPE`.
+The type is `int`, `map` (of texts) or another message, and text without one; `*` behind it says that the field is
+repeated.
 """
 
+import json
 import re
+import socket
 import struct
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from place import need, write
-from table import Command, Failed
+from table import PATIENCE, Command, Failed, has
 
 
 class Refused(Failed):
@@ -19,12 +21,12 @@ class Refused(Failed):
 
 def messages(table):
     known = {"map": {"key": (1, "", False), "value": (2, "", False)}}
-    for name, *fields in filter(None, map(str.split, table.splitlines())):
-        known[name] = {}
-        for field in fields:
-            field, _, kind = field.partition(":")
-            field, _, number = field.partition("=")
-            known[name][field] = (int(number.rstrip("*")), kind.rstrip("*"), kind == "map" or "*" in number + kind)
+    for word in table.split():
+        if "=" not in word:
+            fields = known[word] = {}
+            continue
+        name, number, kind = re.fullmatch(r"(\w+)=(\d+)(?::(\w+))?\*?", word).groups("")
+        fields[name] = (int(number), kind, kind == "map" or word.endswith("*"))
     return known
 
 
@@ -108,3 +110,79 @@ class Service:
             raise Refused(f"{method}: {unquote(fields.get('grpc-message', said))}")
         with open(f"{self.path}-response", "rb") as file:
             return decode(self.known, f"{method}Response", file.read()[5:])
+
+
+class Stream:
+    """What `kubectl exec -it` and `attach` have: the channels of Kubernetes' `v4.channel.k8s.io`, over a websocket."""
+
+    STDIN, STDOUT, STDERR, ERROR, RESIZE = range(5)
+
+    def __init__(self, url):
+        address = urlsplit(url)
+        self.socket = socket.create_connection((address.hostname, address.port), timeout=20 * PATIENCE)
+        self.text = {self.STDOUT: "", self.STDERR: "", self.ERROR: ""}
+        asked = f"""GET {address.path} HTTP/1.1
+Host: {address.netloc}
+Origin: {url}
+Upgrade: websocket
+Connection: Upgrade
+Sec-WebSocket-Version: 13
+Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==
+Sec-WebSocket-Protocol: v4.channel.k8s.io
+
+"""
+        self.socket.sendall(asked.replace("\n", "\r\n").encode())
+        self.file = self.socket.makefile("rb")
+        has(self.file.readline().decode(), "101")
+        while self.file.readline().strip():
+            pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+        self.socket.close()
+
+    def send(self, text, channel=STDIN):
+        data = bytes([channel]) + text.encode()
+        # One binary frame, masked with nothing.
+        self.socket.sendall(bytes([0x82, 0x80 | len(data), 0, 0, 0, 0]) + data)
+
+    def resize(self, rows, columns):
+        self.send(json.dumps({"Height": rows, "Width": columns}), self.RESIZE)
+
+    def receive(self):
+        """One frame; false at the end."""
+        head = self.file.read(2)
+        if len(head) < 2 or head[0] & 15 == 8:
+            return False
+        length = head[1] & 127
+        if length > 125:
+            length = int.from_bytes(self.file.read(2 if length == 126 else 8), "big")
+        data = self.file.read(length)
+        if data and data[0] in self.text:
+            self.text[data[0]] += data[1:].decode(errors="replace")
+        return True
+
+    def expect(self, part):
+        """Reads until the program has printed that; what came before is the answer to what was sent."""
+        try:
+            while part not in self.text[self.STDOUT] and self.receive():
+                pass
+        except TimeoutError:
+            raise Failed(f"the stream does not show {part!r} but {self.text!r}") from None
+        has(self.text[self.STDOUT], part)
+        self.answer, self.text[self.STDOUT] = self.text[self.STDOUT].split(part, 1)
+
+    def shows(self, text, command):
+        """Asks the shell at the other end."""
+        self.send(f"{command}; echo as$((1))ked\n")
+        self.expect("as1ked")
+        has(self.answer, text)
+
+    def ends(self):
+        """What is said of the program's end."""
+        while self.receive():
+            pass
+        return json.loads(self.text[self.ERROR])
