@@ -715,7 +715,7 @@ def six_pods_live_at_once_and_leave_nothing(c):
         true(all(leftovers(each) for each in made), "what is looked for is not there while they live")
     same(c.call("ListPodSandbox")["items"], [], "pods")
     same(c.call("ListContainers")["containers"], [], "containers")
-    same([left for each in made for left in leftovers(each)], [], "what is left")
+    same([left for each in made for left in leftovers(each)][:5], [], "what is left")
 
 
 def namespace(owner, kind):
