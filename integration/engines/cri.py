@@ -136,8 +136,8 @@ class Pod:
         self.logs = self.place.directory("cri", "logs", uid)
         # Where a kubelet has its pods.
         systemd = os.environ.get("ENGINES_CGROUP_MANAGER") == "systemd"
-        self.group = f"kubepods-burstable-pod{uid}.slice" if systemd else f"/kubepods/burstable/pod{uid}"
-        self.inside = ("kubepods.slice/kubepods-burstable.slice/" if systemd else "") + self.group.lstrip("/")
+        slices = f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{uid}.slice"
+        self.group = slices if systemd else f"/kubepods/burstable/pod{uid}"
         self.config = {
             "metadata": {"name": f"pod-{uid}", "uid": uid, "namespace": "default"},
             "hostname": "" if network == NODE else f"pod-{uid}",
@@ -462,7 +462,7 @@ def limits_are_in_a_group_below_the_pods(c):
     with c.pod() as pod:
         one = pod.container(resources=resources)
         for pid in (one.pid(), pod.pid()):
-            has(read(f"/proc/{pid}/cgroup"), f"/{pod.inside}/")
+            has(read(f"/proc/{pid}/cgroup"), f"{pod.group}/")
         if unified():
             same(one.limit("cpu", "cpu.max"), "25000 50000", "cpu.max")
             true(1 < int(one.limit("cpu", "cpu.weight")) < 100, f"cpu.weight is {one.limit('cpu', 'cpu.weight')}")
