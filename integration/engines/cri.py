@@ -131,7 +131,7 @@ class Pod:
     def __init__(
         self, cri, uid, network=NODE, pid=CONTAINER, ipc=POD, users=None, handler="corten", privileged=0, linux=None, **config
     ):
-        self.call, self.place, self.id = cri.call, cri.place, None
+        self.call, self.place = cri.call, cri.place
         self.namespaces = {"network": network, "pid": pid, "ipc": ipc, **({"userns_options": users} if users else {})}
         self.logs = self.place.directory("cri", "logs", uid)
         # Where a kubelet has its pods.
