@@ -296,7 +296,7 @@ cri = Engine("cri", start)
 @cri.row
 def the_runtime_is_ready_and_so_is_the_network(c):
     conditions = {each["type"]: each["status"] for each in c.call("Status")["status"]["conditions"]}
-    same(conditions, {"RuntimeReady": 1, "NetworkReady": 1}, "conditions")
+    same([conditions[name] for name in ("RuntimeReady", "NetworkReady")], [1, 1], "conditions")
 
 
 @cri.row
