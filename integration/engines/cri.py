@@ -724,9 +724,10 @@ def namespace(owner, kind):
 
 def leftovers(identity):
     """Whatever bears a container's name: groups, mounts, processes, and the runtime's own state."""
-    hierarchies = Command(["findmnt", "--noheadings", "--raw", "--output=TARGET", "--types=cgroup,cgroup2"])().split()
-    find = Command(["find", *set(hierarchies), "/run/containerd/runc/k8s.io"])
-    found = find("-name", f"*{identity}*", "-prune").split()
+    # Where hack/engines keeps a hierarchy from a runtime, its directories are no groups.
+    groups = ["-fstype", "cgroup", "-o", "-fstype", "cgroup2"]
+    find = Command(["find", "/sys/fs/cgroup", "/run/containerd/runc/k8s.io", "-name", f"*{identity}*", "-prune"])
+    found = find("(", *groups, "-o", "-path", "/run/*", ")", "-print").split()
     found += [line for line in read("/proc/self/mountinfo").splitlines() if identity in line]
     for each in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
