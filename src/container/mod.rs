@@ -26,7 +26,7 @@ use store::{Room, Store};
 /// The copy of the bundle's configuration; `exec`, `update` and `delete` use it, never the bundle.
 pub const CONFIG: &str = "config.json";
 
-/// Below the container's room, of a restored one: where criu finds the root filesystem, in a mount namespace of its own.
+/// In the room of a restored container: where criu finds the root filesystem, in a mount namespace of its own.
 pub const CRIU: &str = "criu";
 
 /// How long a killed process may take to be gone.
