@@ -256,7 +256,7 @@ fn each_throttle_of_a_block_device_is_in_its_file() {
 }
 
 #[test]
-fn writes_are_throttled() {
+fn reads_and_writes_are_throttled() {
     let Ok(volume) = tempfile::tempdir_in("/var/tmp") else {
         skip!("no /var/tmp");
     };
@@ -266,15 +266,24 @@ fn writes_are_throttled() {
     if hierarchy(if unified() { "io" } else { "blkio" }).is_none() {
         skip!("no block I/O controller");
     }
-    let mut bundle = bundle!();
-    bundle.mount(json!({"destination": "/volume", "source": volume.path(), "options": ["bind"]}));
-    let rate = json!([{"major": major, "minor": minor, "rate": 1 << 20}]);
-    bundle.set("/linux/resources/blockIO/throttleWriteBpsDevice", rate);
-    bundle.shell("dd if=/dev/zero of=/volume/file bs=64k count=48 oflag=direct");
-    let begin = Instant::now();
-    bundle.run().ok();
-    // 3 MiB at 1 MiB/s; some of the first second is free.
-    assert!(begin.elapsed() > Duration::from_millis(1800), "took {:?}", begin.elapsed());
+    fs::write(volume.path().join("file"), vec![7; 3 << 20]).unwrap();
+    fs::File::open(volume.path().join("file")).unwrap().sync_all().unwrap();
+    // 3 MiB at 1 MiB/s, or 300 blocks at 100 a second; some of the first second is free.
+    for ((field, _, rate), transfer) in THROTTLES.iter().zip([
+        "if=/volume/file of=/dev/null bs=64k count=48 iflag=direct",
+        "if=/dev/zero of=/volume/file bs=64k count=48 oflag=direct",
+        "if=/volume/file of=/dev/null bs=4k count=300 iflag=direct",
+        "if=/dev/zero of=/volume/file bs=4k count=300 oflag=direct",
+    ]) {
+        let mut bundle = bundle!();
+        bundle.mount(json!({"destination": "/volume", "source": volume.path(), "options": ["bind"]}));
+        let rate = json!([{"major": major, "minor": minor, "rate": rate.parse::<u64>().unwrap()}]);
+        bundle.set(&format!("/linux/resources/blockIO/{field}"), rate);
+        bundle.shell(&format!("dd {transfer}"));
+        let begin = Instant::now();
+        bundle.run().ok();
+        assert!(begin.elapsed() > Duration::from_millis(1800), "{field}: took {:?}", begin.elapsed());
+    }
 }
 
 /// A block device of this test's own, whose requests BFQ sorts.
@@ -420,6 +429,33 @@ fn too_much_memory_ends_the_process() {
     // A line without end: tail keeps all of it.
     bundle.shell("tail /dev/zero; echo $?");
     assert!(bundle.run().ok().stdout().contains("137"));
+}
+
+#[test]
+fn without_the_oom_killer_a_process_waits_for_memory_until_it_is_killed() {
+    let Some(hierarchy) = hierarchy("memory").filter(|_| !on_v2("memory")) else {
+        skip!("nobody can do without the OOM killer but a v1 group");
+    };
+    for by_force in [false, true] {
+        let mut bundle = bundle!();
+        let memory = json!({"limit": 16_777_216, "swap": 16_777_216, "disableOOMKiller": true});
+        bundle.set("/linux/resources/memory", memory);
+        // It touches its memory itself: what the kernel writes there fails and does not wait.
+        bundle.shell("text=longer; while :; do text=$text$text; done");
+        bundle.create().ok();
+        bundle.start().ok();
+        let control = hierarchy.join(&bundle.id).join("memory.oom_control");
+        eventually("it waits", || {
+            fs::read_to_string(&control).unwrap().contains("under_oom 1\noom_kill 0").then_some(())
+        });
+        bundle.assert_status("running");
+        if by_force {
+            bundle.verb("delete", &["--force"]).ok();
+        } else {
+            bundle.kill("KILL").ok();
+        }
+        assert_eq!(bundle.wait(), 128 + 9);
+    }
 }
 
 #[test]
