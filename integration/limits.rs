@@ -589,7 +589,7 @@ fn handles_of_an_rdma_adapter_beyond_the_limit_are_refused() {
 
 #[test]
 fn unified_names_files_of_the_group() {
-    if !unified() && !Path::new("/sys/fs/cgroup/unified").exists() {
+    if !unified() && !Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists() {
         skip!("no cgroup v2");
     }
     let mut bundle = bundle!();
