@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +14,6 @@ use serde_json::{Value, json};
 use crate::bundle::{Bundle, bundle, skip, wait_for};
 use crate::call::{Call, Output, eventually};
 use crate::cgroups::{hierarchy, on_v2, unified};
-use crate::namespaces::map_users;
 use crate::traces::hierarchies;
 
 /// Leaves a test on a machine that systemd does not run.
@@ -431,62 +429,6 @@ fn a_subgroup_is_the_containers_own_below_its_scope() {
     assert_eq!(bundle.exec(&["/bin/cat", "/proc/self/cgroup"]).ok().stdout(), "0::/\n");
     bundle.verb("delete", &["--force"]).ok();
     assert_no_unit(&bundle);
-}
-
-#[test]
-fn a_group_that_is_the_containers_to_divide_is_below_its_scope() {
-    for subgroup in ["", "container/"] {
-        let mut bundle = managed!();
-        bundle.set("/annotations", json!({"run.oci.delegate-cgroup": "payload"}));
-        if !subgroup.is_empty() {
-            bundle.set("/annotations/run.oci.systemd.subgroup", json!("container"));
-        }
-        if !unified() {
-            create(&bundle).refused(1, &["annotations.run.oci.delegate-cgroup", "only cgroup v2"]);
-            assert_no_unit(&bundle);
-            return;
-        }
-        map_users(&mut bundle);
-        bundle.add_namespace(json!({"type": "cgroup"}));
-        bundle.set("/linux/resources", json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 20}}));
-        let mounts = bundle.config["mounts"].as_array_mut().unwrap();
-        mounts.last_mut().unwrap()["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
-        bundle.shell(
-            "cd /sys/fs/cgroup; cat /proc/self/cgroup memory.max; mkdir below && echo 0 > below/cgroup.procs && \
-             echo +pids > cgroup.subtree_control && echo divided; exec sleep 600",
-        );
-        let output = create(&bundle).ok();
-        bundle.start().ok();
-        eventually("the shell has divided its group", || output.stdout().contains("divided").then_some(()));
-        assert_eq!(output.stdout(), "0::/\nmax\ndivided\n");
-        let read = |name: &str| {
-            let path = group(&bundle).join(format!("{subgroup}{name}"));
-            fs::read_to_string(&path)
-                .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-                .trim()
-                .to_string()
-        };
-        let owner =
-            |name: &str| fs::metadata(group(&bundle).join(format!("{subgroup}{name}"))).unwrap().uid();
-        assert_eq!((read("memory.max"), read("pids.max")), ("67108864".into(), "20".into()));
-        assert_eq!(shown(&unit(&bundle), "MemoryMax"), "67108864");
-        assert_eq!(
-            (shown(&unit(&bundle), "TasksMax"), shown(&unit(&bundle), "Delegate")),
-            ("20".into(), "yes".into())
-        );
-        assert_eq!(read("payload/below/cgroup.procs"), bundle.pid().to_string());
-        assert_eq!((owner("payload"), owner("payload/pids.max"), owner("")), (100_000, 0, 0));
-        // For every other command the container is all that is limited.
-        assert_eq!(bundle.exec(&["/bin/cat", "/proc/self/cgroup"]).ok().stdout(), "0::/below\n");
-        bundle.verb("update", &["--pids-limit", "9"]).ok();
-        assert_eq!((read("pids.max"), shown(&unit(&bundle), "TasksMax")), ("9".into(), "9".into()));
-        bundle.verb("pause", &[]).ok();
-        bundle.assert_status("paused");
-        assert_eq!((read("cgroup.freeze"), read("payload/cgroup.freeze")), ("1".into(), "0".into()));
-        bundle.verb("delete", &["--force"]).ok();
-        assert_no_unit(&bundle);
-        bundle.assert_nothing_left("a scope with a group below its own");
-    }
 }
 
 #[test]

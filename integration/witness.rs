@@ -44,10 +44,6 @@ fn main() {
         }
         ["sleep"] => std::thread::sleep(Duration::from_secs(60)),
         ["huge-pages", number] => say(kernel::map_huge_pages(number.parse().expect("a number"))),
-        ["rdma-handles", path, number] => {
-            let files: Vec<_> = (0..number.parse().expect("a number")).map(|_| rdma_handle(path)).collect();
-            say(files.into_iter().collect::<io::Result<Vec<_>>>().map(drop));
-        }
         ["signal-wait"] => wait_for_signal(),
         ["notify", texts @ ..] => texts.iter().for_each(|text| notify(text, &[])),
         ["notify-flood"] => notify("FDSTORE=1", &[1; 200]),
@@ -66,18 +62,6 @@ fn say(attempt: io::Result<()>) {
         Ok(()) => println!("ok"),
         Err(error) => println!("{:?}", Errno::from_raw(error.raw_os_error().unwrap_or(0))),
     }
-}
-
-/// Opens a device for RDMA and has it make a context, which is one handle of its adapter (IB_USER_VERBS_CMD_GET_CONTEXT).
-fn rdma_handle(path: &str) -> io::Result<fs::File> {
-    let mut device = fs::File::options().read(true).write(true).open(path)?;
-    // Where the kernel writes the number of a descriptor, and how many completion vectors there are.
-    let answer: &'static mut [u32; 2] = Box::leak(Box::default());
-    let address = (answer.as_mut_ptr() as u64).to_ne_bytes();
-    // A command, the words of the question with this header, the words of the answer.
-    let header = [0u32.to_ne_bytes().as_slice(), &4u16.to_ne_bytes(), &2u16.to_ne_bytes()].concat();
-    device.write_all(&[header.as_slice(), &address].concat())?;
-    Ok(device)
 }
 
 /// CVE-2019-5736: opens what another process executes, and writes to it once nobody executes it any more.
