@@ -301,14 +301,21 @@ impl Bundle {
         }
     }
 
-    /// Waits for what has ended in the container's group and was left to the test, as to any subreaper.
+    /// Waits for what has ended in the container and was left to the test, as to any subreaper. Only v2 tells the group
+    /// of who has ended; the pid namespace can be told everywhere.
     pub fn reap_orphans(&self) {
         let all = fs::read_dir("/proc").expect("list /proc").flatten();
         let reads =
             |pid: i32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let theirs = read_pid(&self.pid_file()).and_then(|init| namespace(init as u32));
+        let theirs = theirs.filter(|theirs| Some(theirs) != namespace(std::process::id()).as_ref());
+        let is_ours = |pid: i32| {
+            reads(pid, "cgroup").contains(&self.id) || (theirs.is_some() && namespace(pid as u32) == theirs)
+        };
         let ended = all
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|pid| reads(*pid, "stat").contains(") Z ") && reads(*pid, "cgroup").contains(&self.id));
+            .filter(|pid| reads(*pid, "stat").contains(") Z ") && is_ours(*pid));
         for pid in ended {
             // Not every one is ours.
             let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));

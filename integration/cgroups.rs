@@ -305,6 +305,69 @@ fn of_many_who_want_one_group_one_gets_it() {
     assert_eq!(winners.len(), 1);
 }
 
+/// A container that was killed before it made the n-th of its groups: it has written down where it would, and has not
+/// seen yet whether another came first.
+fn killed_at_its_groups(path: &str, number: usize) -> Bundle {
+    let mut bundle = Bundle::new();
+    bundle.set("/linux/cgroupsPath", json!(path));
+    let inject = format!("inject=mkdirat:signal=KILL:when={number}");
+    let list = bundle.scratch().join("strace");
+    let options = ["-o", list.to_str().unwrap(), "-e", "trace=mkdirat", "-e", &inject];
+    let output = under_strace(&bundle, &options, &bundle.birth("create", &[])).output();
+    assert_eq!(output.code(), 128 + 9, "{output}");
+    bundle.assert_status("creating");
+    bundle
+}
+
+#[test]
+fn a_create_that_was_killed_at_its_groups_reaches_nobody_who_has_them_since() {
+    let path = bundle!().id.clone();
+    if !has_strace() {
+        skip!("needs strace");
+    }
+    for number in 1..=hierarchies().len() {
+        let killed = killed_at_its_groups(&path, number);
+        let mut winner = Bundle::new();
+        winner.set("/linux/cgroupsPath", json!(path)).running();
+        killed.call(["kill", "--all", &killed.id, "KILL"]).output().ok();
+        assert_eq!(killed.verb("ps", &["--format", "json"]).ok().json(), json!([]));
+        killed.verb("delete", &["--force"]).ok();
+        killed.assert_nothing_left("a create that was killed");
+        winner.assert_status("running");
+        winner.exec(&["/bin/true"]).ok();
+        winner.verb("delete", &["--force"]).ok();
+        // To the winner, those that had been made were somebody else's.
+        let left = hierarchies().into_iter().filter(|one| fs::remove_dir(one.join(&path)).is_ok());
+        assert_eq!(left.count(), number - 1);
+    }
+}
+
+#[test]
+fn a_create_that_was_killed_leaves_groups_where_somebody_is_about_to_be_born() {
+    let path = bundle!().id.clone();
+    if !has_strace() {
+        skip!("needs strace");
+    }
+    for locked in [true, false] {
+        let killed = killed_at_its_groups(&path, 1);
+        let locks: Vec<_> = hierarchies()
+            .into_iter()
+            .map(|one| {
+                fs::create_dir(one.join(&path)).unwrap();
+                let group = fs::File::open(one.join(&path)).unwrap();
+                if locked {
+                    group.lock().unwrap();
+                }
+                group
+            })
+            .collect();
+        killed.verb("delete", &["--force"]).ok();
+        drop(locks);
+        let left = hierarchies().into_iter().filter(|one| fs::remove_dir(one.join(&path)).is_ok());
+        assert_eq!(left.count(), if locked { hierarchies().len() } else { 0 });
+    }
+}
+
 #[test]
 fn cgroup_manager_disabled_makes_no_group() {
     let mut bundle = bundle!();

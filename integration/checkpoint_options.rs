@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::bundle::{Bundle, bundle, skip};
 use crate::call::eventually;
 use crate::cgroups::hierarchy;
-use crate::checkpoint::{PATIENCE, criu_bundle};
+use crate::checkpoint::{PATIENCE, criu_bundle, criu_version};
 
 impl Bundle {
     /// To disk and back, with the same options.
@@ -130,15 +130,20 @@ fn switches_reach_criu() {
         call.arg(&bundle.id).spawn().wait_within(PATIENCE).ok();
         fs::read_to_string(&log).unwrap()
     };
-    let both = ["--ext-unix-sk", "--shell-job", "--auto-dedup", "--network-lock", "skip"];
+    // Older ones have to lock a network, and lock it where there is nobody to be kept out.
+    let (lock, network_lock) = match criu_version() >= (3, 19) {
+        true => ("skip", "network_lock 3"),
+        false => ("nftables", "network_lock 2"),
+    };
+    let both = ["--ext-unix-sk", "--shell-job", "--auto-dedup", "--network-lock", lock];
     let dump = said("checkpoint", &[&both[..], &["--tcp-skip-in-flight"]].concat());
     bundle.wait();
-    for option in ["ext_unix_sk 1", "shell_job 1", "auto_dedup 1", "network_lock 3", "tcp_skip_in_flight 1"] {
+    for option in ["ext_unix_sk 1", "shell_job 1", "auto_dedup 1", network_lock, "tcp_skip_in_flight 1"] {
         assert!(dump.contains(option), "{option}: {dump}");
     }
     let count = bundle.count();
     let restore = said("restore", &[&both[..], &["--tcp-close"]].concat());
-    for option in ["ext_unix_sk 1", "shell_job 1", "auto_dedup 1", "network_lock 3", "tcp_close 1"] {
+    for option in ["ext_unix_sk 1", "shell_job 1", "auto_dedup 1", network_lock, "tcp_close 1"] {
         assert!(restore.contains(option), "{option}: {restore}");
     }
     bundle.assert_counts_on_from(count);

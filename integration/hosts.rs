@@ -101,6 +101,108 @@ fn hierarchies_that_are_renamed_and_share_controllers_are_found_where_they_are()
     assert!(!group.exists());
 }
 
+/// What a program of the host says; None if it is missing or fails.
+fn said(program: &str, words: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(words).output().ok().filter(|output| output.status.success())?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn packets_bear_the_class_of_their_senders_group() {
+    let mut bundle = bundle!();
+    if said("nft", &["--version"]).is_none() {
+        skip!("needs nft");
+    }
+    let together = "net_cls,net_prio";
+    let Some(elsewhere) = Elsewhere::mount(&bundle, together).filter(|_| !unified()) else {
+        skip!("no {together} of v1 beside other hierarchies");
+    };
+    bundle.set("/linux/resources/network", json!({"classID": 0x10_0001}));
+    bundle.privileged().shell("/bin/busybox ping -c 3 127.0.0.1 > /dev/null; echo sent; exec sleep 600");
+    let output = elsewhere.call(&bundle, bundle.birth("create", &[])).output().ok();
+    let namespace = format!("--net=/proc/{}/ns/net", bundle.pid());
+    let nft = |words: &[&str]| said("nsenter", &[&[&namespace, "nft"][..], words].concat());
+    let sends = "icmp type echo-request meta cgroup";
+    let rules = format!(
+        "table ip packets {{ chain sent {{ type filter hook output priority 0; \
+         {sends} 0x100001 counter; {sends} != 0x100001 counter; }}; }}"
+    );
+    if nft(&[&rules]).is_none() {
+        skip!("this kernel's packet filter does not know the classes of groups");
+    }
+    elsewhere.call(&bundle, bundle.call(["start", &bundle.id])).output().ok();
+    eventually("packets are sent", || output.stdout().contains("sent").then_some(()));
+    let listed = nft(&["list", "table", "ip", "packets"]).expect("the rules");
+    let counted = |words: &str| listed.lines().any(|line| line.contains(words));
+    assert!(counted("cgroup 1048577 counter packets 3 "), "{listed}");
+    assert!(counted("cgroup != 1048577 counter packets 0 "), "{listed}");
+    elsewhere.call(&bundle, bundle.call(["delete", "--force", &bundle.id])).output().ok();
+}
+
+/// Two ends of a cable in the network namespace of the host, the only one whose devices have priorities of groups. What
+/// is sent into one with the priority `7:5` is counted there.
+struct Cable(String);
+
+impl Cable {
+    const PRIORITY: u32 = 0x7_0005;
+
+    fn new() -> Option<Cable> {
+        let name = format!("ct{}", std::process::id());
+        let other = format!("{name}-");
+        said("ip", &["link", "add", &name, "type", "veth", "peer", "name", &other])?;
+        let cable = Cable(name);
+        let name = cable.0.as_str();
+        // Nothing but ours is to be sent.
+        for end in [name, &other] {
+            let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{end}/disable_ipv6"), "1");
+        }
+        for words in [
+            &["ip", "addr", "add", "198.51.100.1/30", "dev", name][..],
+            &["ip", "link", "set", name, "up"],
+            &["ip", "link", "set", &other, "up"],
+            &["ip", "neigh", "add", "198.51.100.2", "lladdr", "02:00:00:00:00:01", "dev", name],
+            &["tc", "qdisc", "add", "dev", name, "root", "handle", "7:", "htb"],
+            &["tc", "class", "add", "dev", name, "parent", "7:", "classid", "7:5", "htb", "rate", "1gbit"],
+        ] {
+            said(words[0], &words[1..])?;
+        }
+        Some(cable)
+    }
+
+    fn counted(&self) -> String {
+        said("tc", &["-s", "class", "show", "dev", &self.0]).expect("the classes")
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        said("ip", &["link", "delete", &self.0]);
+    }
+}
+
+#[test]
+fn packets_have_the_priority_of_their_senders_group() {
+    let mut bundle = bundle!();
+    let together = "net_cls,net_prio";
+    let Some(elsewhere) = Elsewhere::mount(&bundle, together).filter(|_| !unified()) else {
+        skip!("no {together} of v1 beside other hierarchies");
+    };
+    let Some(cable) = Cable::new() else {
+        skip!("needs ip and tc, and a kernel with veth and htb");
+    };
+    let ping = "/bin/busybox ping -W 1 -c 3 198.51.100.2 > /dev/null";
+    for (priorities, packets) in [
+        (json!([{"name": cable.0, "priority": 0}]), 0),
+        (json!([{"name": cable.0, "priority": Cable::PRIORITY}]), 3),
+    ] {
+        bundle.set("/linux/resources/network", json!({"priorities": priorities}));
+        bundle.drop_namespace("network").privileged().shell(&format!("{ping}; true"));
+        elsewhere.call(&bundle, bundle.birth("run", &[])).output().ok();
+        let counted = cable.counted();
+        assert!(counted.contains(&format!(" bytes {packets} pkt ")), "{counted}");
+    }
+}
+
 /// A group of threads on the v2 hierarchy, and with it another one above, below which there are no other domains.
 struct Threaded(PathBuf);
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -179,7 +180,7 @@ fn first_of<'a>(controller: &str, files: &[&'a str]) -> Option<&'a str> {
 #[test]
 fn the_weight_in_block_io_is_in_the_file_that_the_kernel_has() {
     // Who has the scheduler as a module has its files only then.
-    let _ = std::process::Command::new("modprobe").args(["-q", "bfq"]).status();
+    let _ = Command::new("modprobe").args(["-q", "bfq"]).status();
     let (controller, files) = match unified() {
         true => ("io", ["io.bfq.weight", "io.weight"]),
         false => ("blkio", ["blkio.weight", "blkio.bfq.weight"]),
@@ -255,7 +256,7 @@ fn each_throttle_of_a_block_device_is_in_its_file() {
 }
 
 #[test]
-fn writes_are_throttled() {
+fn reads_and_writes_are_throttled() {
     let Ok(volume) = tempfile::tempdir_in("/var/tmp") else {
         skip!("no /var/tmp");
     };
@@ -265,15 +266,75 @@ fn writes_are_throttled() {
     if hierarchy(if unified() { "io" } else { "blkio" }).is_none() {
         skip!("no block I/O controller");
     }
+    fs::write(volume.path().join("file"), vec![7; 3 << 20]).unwrap();
+    fs::File::open(volume.path().join("file")).unwrap().sync_all().unwrap();
+    // 3 MiB at 1 MiB/s, or 300 blocks at 100 a second; some of the first second is free.
+    for ((field, _, rate), transfer) in THROTTLES.iter().zip([
+        "if=/volume/file of=/dev/null bs=64k count=48 iflag=direct",
+        "if=/dev/zero of=/volume/file bs=64k count=48 oflag=direct",
+        "if=/volume/file of=/dev/null bs=4k count=300 iflag=direct",
+        "if=/dev/zero of=/volume/file bs=4k count=300 oflag=direct",
+    ]) {
+        let mut bundle = bundle!();
+        bundle.mount(json!({"destination": "/volume", "source": volume.path(), "options": ["bind"]}));
+        let rate = json!([{"major": major, "minor": minor, "rate": rate.parse::<u64>().unwrap()}]);
+        bundle.set(&format!("/linux/resources/blockIO/{field}"), rate);
+        bundle.shell(&format!("dd {transfer}"));
+        let begin = Instant::now();
+        bundle.run().ok();
+        assert!(begin.elapsed() > Duration::from_millis(1800), "{field}: took {:?}", begin.elapsed());
+    }
+}
+
+/// A block device of this test's own, whose requests BFQ sorts.
+struct Disk(String);
+
+impl Disk {
+    /// The reason why there is none.
+    fn new(directory: &Path) -> Result<Disk, String> {
+        let image = directory.join("disk");
+        fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+        // Where they are built in there is nothing to load.
+        let _ = Command::new("modprobe").args(["-qa", "loop", "bfq"]).status();
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(&image).output();
+        let output = output.map_err(|error| format!("losetup: {error}"))?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).trim().to_string());
+        }
+        let disk = Disk(String::from_utf8_lossy(&output.stdout).trim().to_string());
+        let scheduler = format!("/sys/block/{}/queue/scheduler", disk.0.trim_start_matches("/dev/"));
+        fs::write(scheduler, "bfq").map_err(|error| format!("the kernel has no BFQ ({error})"))?;
+        Ok(disk)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn the_weight_of_a_device_that_bfq_serves_is_in_its_file() {
     let mut bundle = bundle!();
-    bundle.mount(json!({"destination": "/volume", "source": volume.path(), "options": ["bind"]}));
-    let rate = json!([{"major": major, "minor": minor, "rate": 1 << 20}]);
-    bundle.set("/linux/resources/blockIO/throttleWriteBpsDevice", rate);
-    bundle.shell("dd if=/dev/zero of=/volume/file bs=64k count=48 oflag=direct");
-    let begin = Instant::now();
-    bundle.run().ok();
-    // 3 MiB at 1 MiB/s; some of the first second is free.
-    assert!(begin.elapsed() > Duration::from_millis(1800), "took {:?}", begin.elapsed());
+    let disk = match Disk::new(&bundle.scratch()) {
+        Ok(disk) => disk,
+        Err(reason) => skip!("{reason}"),
+    };
+    let (controller, file) = match unified() {
+        true => ("io", "io.bfq.weight"),
+        false => ("blkio", "blkio.bfq.weight_device"),
+    };
+    if first_of(controller, &[file]).is_none() {
+        skip!("this machine has no {file}");
+    }
+    let device = fs::metadata(&disk.0).unwrap().rdev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let of_the_device = json!([{"major": major, "minor": minor, "weight": 700}]);
+    bundle.set("/linux/resources/blockIO", json!({"weight": 300, "weightDevice": of_the_device}));
+    bundle.create().ok();
+    let text = fs::read_to_string(hierarchy(controller).unwrap().join(&bundle.id).join(file)).unwrap();
+    assert_eq!(text, format!("default 300\n{major}:{minor} 700\n"));
 }
 
 #[test]
@@ -304,6 +365,33 @@ fn too_much_memory_ends_the_process() {
     // A line without end: tail keeps all of it.
     bundle.shell("tail /dev/zero; echo $?");
     assert!(bundle.run().ok().stdout().contains("137"));
+}
+
+#[test]
+fn without_the_oom_killer_a_process_waits_for_memory_until_it_is_killed() {
+    let Some(hierarchy) = hierarchy("memory").filter(|_| !on_v2("memory")) else {
+        skip!("nobody can do without the OOM killer but a v1 group");
+    };
+    for by_force in [false, true] {
+        let mut bundle = bundle!();
+        let memory = json!({"limit": 16_777_216, "swap": 16_777_216, "disableOOMKiller": true});
+        bundle.set("/linux/resources/memory", memory);
+        // It touches its memory itself: what the kernel writes there fails and does not wait.
+        bundle.shell("text=longer; while :; do text=$text$text; done");
+        bundle.create().ok();
+        bundle.start().ok();
+        let control = hierarchy.join(&bundle.id).join("memory.oom_control");
+        eventually("it waits", || {
+            fs::read_to_string(&control).unwrap().contains("under_oom 1\noom_kill 0").then_some(())
+        });
+        bundle.assert_status("running");
+        if by_force {
+            bundle.verb("delete", &["--force"]).ok();
+        } else {
+            bundle.kill("KILL").ok();
+        }
+        assert_eq!(bundle.wait(), 128 + 9);
+    }
 }
 
 #[test]
@@ -367,7 +455,7 @@ fn huge_pages_beyond_the_limit_are_refused() {
 
 #[test]
 fn unified_names_files_of_the_group() {
-    if !unified() && !Path::new("/sys/fs/cgroup/unified").exists() {
+    if !unified() && !Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists() {
         skip!("no cgroup v2");
     }
     let mut bundle = bundle!();

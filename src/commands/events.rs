@@ -30,7 +30,9 @@ pub fn events(context: &Context<'_>, options: &cli::Events) -> Result<()> {
     let state = context.store.look(id)?;
     let not_running = || format!("container with id {id} is not running");
     let init = state.init()?.with_context(not_running)?;
-    let Some(cgroup) = state.cgroup()? else { bail!("container {id:?} has no cgroup that accounts for it") };
+    let Some(cgroup) = state.cgroup(&context.store.path(id))? else {
+        bail!("container {id:?} has no cgroup that accounts for it")
+    };
     let measure = || measure(&*cgroup, state.resctrl.as_ref(), &init);
     if options.stats {
         let stats = measure()?.with_context(not_running)?;

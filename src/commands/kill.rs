@@ -18,7 +18,8 @@ pub fn kill(context: &Context<'_>, options: &cli::Kill) -> Result<()> {
 /// Without its own pid namespace, the end of init is not the end of the others, so SIGKILL goes to each.
 fn kill_one(context: &Context<'_>, id: &str, number: i32, all: bool) -> Result<()> {
     let state = context.store.look(id)?;
-    let status = state.status(&context.store.path(id))?;
+    let room = context.store.path(id);
+    let status = state.status(&room)?;
     let init = state.init()?;
     let deadly = number == libc::SIGKILL;
     let everyone = all || (deadly && !state.own_pid_namespace);
@@ -26,7 +27,7 @@ fn kill_one(context: &Context<'_>, id: &str, number: i32, all: bool) -> Result<(
         ensure!(all, "container not running");
         return Ok(());
     }
-    match (state.cgroup()?, init) {
+    match (state.cgroup(&room)?, init) {
         (Some(cgroup), _) if everyone && !deadly => signal_each(&*cgroup, number),
         (cgroup, init) => {
             init.map_or(Ok(()), |init| kill_process(&init, number))?;

@@ -24,5 +24,5 @@ pub fn resume(context: &Context<'_>, options: &cli::Resume) -> Result<()> {
 }
 
 fn freeze(container: &Container, frozen: bool) -> Result<()> {
-    container.state.cgroup()?.context("the container has no cgroup to freeze")?.freeze(frozen)
+    container.cgroup()?.context("the container has no cgroup to freeze")?.freeze(frozen)
 }

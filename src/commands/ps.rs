@@ -10,7 +10,7 @@ use crate::cli::{self, TableFormat};
 
 pub fn ps(context: &Context<'_>, options: &cli::Ps) -> Result<()> {
     let state = context.store.look(&options.id)?;
-    let pids: HashSet<i32> = match state.cgroup()? {
+    let pids: HashSet<i32> = match state.cgroup(&context.store.path(&options.id))? {
         Some(cgroup) => cgroup.pids()?.into_iter().map(|pid| pid.as_raw()).collect(),
         None => state.init.iter().map(|process| process.pid).collect(),
     };

@@ -34,7 +34,7 @@ pub fn update(context: &Context<'_>, options: &cli::Update) -> Result<()> {
     let settings = limits_over::changed(&before, settings(&config, &layout)?);
     let classes = classes(&container, options, &mut config)?;
     let after = serde_json::to_vec(&config).context("write config.json")?;
-    let cgroup = container.state.cgroup()?.context("the container has no cgroup to limit")?;
+    let cgroup = container.cgroup()?.context("the container has no cgroup to limit")?;
     change(&*cgroup, &settings, || {
         let remember = || container.room.write(CONFIG, &after);
         match &classes {

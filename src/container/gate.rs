@@ -30,6 +30,11 @@ pub fn make(room: &Path) -> Result<(OwnedFd, OwnedFd)> {
     Ok((open(GO)?, open(OUTCOME)?))
 }
 
+/// Whether there is one: it is made when all is ready for an init, which the container then may have.
+pub fn exists(room: &Path) -> Result<bool> {
+    super::exists(&room.join(GO))
+}
+
 /// Whether an init waits: only then has `go` a reader.
 pub fn is_waiting(room: &Path) -> Result<bool> {
     Ok(open_go(room)?.is_some())

@@ -26,6 +26,9 @@ use store::{Room, Store};
 /// The copy of the bundle's configuration; `exec`, `update` and `delete` use it, never the bundle.
 pub const CONFIG: &str = "config.json";
 
+/// In the room of a restored container: where criu finds the root filesystem, in a mount namespace of its own.
+pub const CRIU: &str = "criu";
+
 /// How long a killed process may take to be gone.
 pub const DEATH_DEADLINE_MS: u16 = 10_000;
 
@@ -144,8 +147,18 @@ impl State {
         }
     }
 
-    pub fn cgroup(&self) -> Result<Option<Box<dyn Cgroup>>> {
-        self.cgroup.as_ref().map(cgroup::reopen).transpose()
+    /// The groups that its processes are in. Before it can have any, whoever is in groups of these names is somebody
+    /// else's: a runtime that was killed had written down where it would make them, and another may have come first.
+    pub fn cgroup(&self, room: &Path) -> Result<Option<Box<dyn Cgroup>>> {
+        match &self.cgroup {
+            Some(location) if self.has_begun(room)? => cgroup::reopen(location).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether a first process may have been born, be it only to wait for systemd's unit.
+    fn has_begun(&self, room: &Path) -> Result<bool> {
+        Ok(self.init.is_some() || gate::exists(room)? || exists(&room.join(CRIU))?)
     }
 
     /// What the container is doing at this moment.
@@ -155,7 +168,7 @@ impl State {
             return Ok(Status::Stopped);
         }
         // Before the gate: an init that is frozen at it cannot be started.
-        match self.cgroup()? {
+        match self.cgroup(room)? {
             Some(cgroup) if cgroup.is_frozen()? => Ok(Status::Paused),
             _ if gate::is_waiting(room)? => Ok(Status::Created),
             _ => Ok(Status::Running),
@@ -194,6 +207,10 @@ impl Container {
         self.state.status(&self.room.path)
     }
 
+    pub fn cgroup(&self) -> Result<Option<Box<dyn Cgroup>>> {
+        self.state.cgroup(&self.room.path)
+    }
+
     pub fn config(&self) -> Result<Vec<u8>> {
         read_config(&self.room.path)
     }
@@ -206,7 +223,7 @@ impl Container {
 
     /// Kill everything that is in the container, and see that its init is gone.
     pub fn kill(&self) -> Result<()> {
-        if let Some(cgroup) = self.state.cgroup()? {
+        if let Some(cgroup) = self.cgroup()? {
             cgroup.kill()?;
         }
         let Some(init) = self.state.init()? else { return Ok(()) };
@@ -223,14 +240,15 @@ impl Container {
         if let Some(mount) = &self.state.host_mount {
             host::unmount(mount)?;
         }
-        if let Some(cgroup) = self.state.cgroup()? {
-            cgroup.remove()?;
+        let begun = self.state.has_begun(&self.room.path)?;
+        if let Some(location) = &self.state.cgroup {
+            if begun { cgroup::reopen(location)?.remove()? } else { cgroup::remove_unused(location)? }
         }
         if let Some(unit) = &self.state.wanted {
             Systemd::connect(unit)?.stop_that_of(&self.state.id)?;
         }
         if let Some(resctrl) = &self.state.resctrl {
-            resctrl.remove()?;
+            if begun { resctrl.remove()? } else { resctrl.remove_unused()? }
         }
         if self.state.notify {
             host::notify::remove(&self.room.path)?;
@@ -251,6 +269,10 @@ pub fn kill_process(process: &OwnedFd, number: i32) -> Result<()> {
 pub fn read_config(room: &Path) -> Result<Vec<u8>> {
     let path = room.join(CONFIG);
     std::fs::read(&path).with_context(|| format!("read {path:?}"))
+}
+
+fn exists(path: &Path) -> Result<bool> {
+    std::fs::exists(path).with_context(|| format!("look at {path:?}"))
 }
 
 /// Ids name directories, and engines put them into cgroup paths.

@@ -127,6 +127,22 @@ impl Resctrl {
         Ok(())
     }
 
+    /// The same, of a container that never had a process: who is in the group is somebody else's, and the kernel would
+    /// remove it under them.
+    pub fn remove_unused(&self) -> Result<()> {
+        let tasks =
+            [Some(&self.group), self.monitor.as_ref()].into_iter().flatten().map(|group| group.join(TASKS));
+        for tasks in tasks {
+            match fs::read_to_string(&tasks) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Ok(text) if text.trim().is_empty() => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error).with_context(|| format!("read {}", tasks.display())),
+            }
+        }
+        self.remove()
+    }
+
     fn write(&self, file: &Path, text: &str) -> Result<()> {
         fs::write(file, text).with_context(|| self.intent(&format!("write {:?} to", text.trim_end()), file))
     }
@@ -207,6 +223,21 @@ mod tests {
         assert!(root.path().join("silver").exists());
         failed.remove().unwrap();
         assert!(!root.path().join("silver").exists());
+    }
+
+    #[test]
+    fn a_group_that_others_are_in_is_not_that_of_a_container_without_a_process() {
+        let root = filesystem();
+        let plan = plan("web", false, &[]);
+        let killed = Resctrl::survey(root.path(), &plan).unwrap();
+        Resctrl::survey(root.path(), &plan).unwrap().make(&plan).unwrap();
+        let tasks = root.path().join("web/tasks");
+        fs::write(&tasks, "42\n").unwrap();
+        killed.remove_unused().unwrap();
+        assert_eq!(fs::read_to_string(&tasks).unwrap(), "42\n");
+        fs::remove_file(&tasks).unwrap();
+        killed.remove_unused().unwrap();
+        assert!(!root.path().join("web").exists());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::verify;
 use super::{Born, Contact, announce, claim, conclude, last_words, make_scope, write_state};
 use crate::container::state::{Process, State};
 use crate::container::store::Store;
-use crate::container::{CONFIG, read_config};
+use crate::container::{CONFIG, CRIU, read_config};
 use crate::host::cgroup::Cgroup;
 use crate::host::criu::{Criu, Workplace};
 use crate::init::mounts::{Shape, make_target};
@@ -36,12 +36,9 @@ use crate::sys::mount::{Attributes, Depth, attr, set_attributes};
 use crate::sys::path::open_in_root;
 use crate::sys::process::open_pidfd;
 
-/// Below the container's room: where criu finds the root filesystem, in a mount namespace of its own.
-const PLACE: &str = "criu";
-
 /// The directory on which criu finds the root of a container whose room is `room`.
 pub fn place(room: &Path) -> PathBuf {
-    room.join(PLACE)
+    room.join(CRIU)
 }
 
 /// Restore a container. On an error nothing is left of it but criu's log.

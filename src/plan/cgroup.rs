@@ -103,6 +103,18 @@ impl Place {
     }
 }
 
+/// Refuse a driver that this host has no groups for, whatever the configuration says.
+pub fn check_driver(request: &Request) -> Result<()> {
+    let asked = request.options.cgroups == Cgroups::Systemd;
+    if asked && Manager::of(request.facts.authority) == Manager::User && !request.facts.cgroup.v1.is_empty() {
+        bail!(
+            "--systemd-cgroup: on cgroup v1, which this host has, a user's systemd has no groups to give: leave the \
+             option out, and limits too"
+        );
+    }
+    Ok(())
+}
+
 /// The container's group and what is limited in it; `None` where there is nothing to make one on.
 pub fn plan(request: &Request) -> Result<Option<GroupPlan>> {
     if request.options.cgroups == Cgroups::Disabled {
@@ -116,12 +128,6 @@ pub fn plan(request: &Request) -> Result<Option<GroupPlan>> {
     let owner = owner(request, delegate.is_some())?;
     if request.options.cgroups == Cgroups::Systemd {
         let scope = systemd::plan(request, &limits)?;
-        if scope.manager == Manager::User && !layout.v1.is_empty() {
-            bail!(
-                "--systemd-cgroup: on cgroup v1, which this host has, a user's systemd has no groups to give: leave \
-                 the option out, and limits too"
-            );
-        }
         let path = scope.path()?;
         return Ok(Some(GroupPlan {
             layout,
@@ -345,6 +351,7 @@ mod tests {
 
     #[test]
     fn a_users_systemd_has_no_groups_to_give_where_there_are_v1_hierarchies() {
+        use crate::plan::steps::birth;
         use crate::plan::testing::Given;
         use serde_json::json;
 
@@ -352,12 +359,16 @@ mod tests {
         let hybrid = CgroupLayout { v1: vec![hierarchy()], v2: Some(hierarchy()), ..CgroupLayout::default() };
         for (authority, refused) in [(Authority::User, true), (Authority::Root, false)] {
             for (v1, refused) in [(hybrid.v1.clone(), refused), (Vec::new(), false)] {
-                let mut given = Given::new(json!({"linux": {}})).run_by(authority);
+                let process = json!({"cwd": "/", "args": ["a"], "user": {"uid": 0, "gid": 0}});
+                let linux = json!({"namespaces": [{"type": "mount"}]});
+                let mut given = Given::new(json!({"process": process, "linux": linux})).run_by(authority);
                 given.facts.cgroup = CgroupLayout { v1, ..hybrid.clone() };
                 given.options.cgroups = Cgroups::Systemd;
-                let outcome = plan(&given.request()).map_err(|error| error.to_string());
-                match outcome {
-                    Err(error) => assert!(refused && error.starts_with("--systemd-cgroup: "), "{error}"),
+                match birth(&given.request()) {
+                    Err(error) => {
+                        let error = format!("{error:#}");
+                        assert!(refused && error.starts_with("--systemd-cgroup: "), "{error}");
+                    }
                     Ok(_) => assert!(!refused),
                 }
             }

@@ -22,6 +22,7 @@ pub fn birth(request: &Request) -> Result<Plan> {
     let mut steps = Steps::new(request.facts.authority);
     steps.outside.annotations = annotations::all(request.spec);
     request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
+    cgroup::check_driver(request)?;
     let cgroup = cgroup::plan(request).context("config.json")?;
     // Where the group may be denied, nothing may count on it.
     let certain = |group: &&GroupPlan| request.facts.authority == Authority::Root || !group.can_do_without();

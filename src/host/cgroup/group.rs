@@ -166,6 +166,20 @@ impl Group {
         Ok(claim)
     }
 
+    pub fn is_claimed(&self) -> Result<bool> {
+        let directory = match self.open(Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
+            Err(Errno::ENOENT) => return Ok(false),
+            directory => directory.with_context(|| format!("open {}", self.path().display()))?,
+        };
+        match File::from(directory).try_lock() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("lock {}", self.path().display()))
+            }
+        }
+    }
+
     /// The directory itself.
     pub fn directory(&self) -> Result<OwnedFd> {
         self.open(Path::new(""), OFlag::O_PATH | OFlag::O_DIRECTORY)

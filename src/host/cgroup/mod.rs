@@ -66,6 +66,8 @@ pub trait Cgroup {
     fn stats(&self) -> Result<Stats>;
     /// None where no controller accounts memory.
     fn watch_oom(&self) -> Result<Option<OomWatch<'_>>>;
+    /// Whether somebody is about to be born in it.
+    fn is_claimed(&self) -> Result<bool>;
     /// Every process in it and below it.
     fn pids(&self) -> Result<Vec<Pid>>;
     /// Kill every process in it and below it, frozen or not.
@@ -102,6 +104,14 @@ pub fn reopen(location: &Location) -> Result<Box<dyn Cgroup>> {
         Some(unit) => Ok(Box::new(scope::Scope::reopen(unit, groups))),
         None => Ok(groups),
     }
+}
+
+/// Remove groups that were written down for a container that never had a process, as far as they are nobody else's.
+/// Whoever comes between the question and the answer is told by the kernel: what has been entered stays, and nobody
+/// enters what is gone.
+pub fn remove_unused(location: &Location) -> Result<()> {
+    let groups = reopen(location)?;
+    if groups.is_claimed()? || !groups.pids()?.is_empty() { Ok(()) } else { groups.remove() }
 }
 
 /// Where a process really is, in the hierarchies of `location`: its init may have moved since.

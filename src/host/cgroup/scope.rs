@@ -161,6 +161,10 @@ impl Cgroup for Scope {
         self.groups.watch_oom()
     }
 
+    fn is_claimed(&self) -> Result<bool> {
+        self.groups.is_claimed()
+    }
+
     fn pids(&self) -> Result<Vec<Pid>> {
         self.groups.pids()
     }

@@ -200,6 +200,10 @@ impl Cgroup for V1 {
         }
     }
 
+    fn is_claimed(&self) -> Result<bool> {
+        self.groups.first().map_or(Ok(false), Group::is_claimed)
+    }
+
     fn pids(&self) -> Result<Vec<Pid>> {
         match (&self.unified, self.groups.first()) {
             (Some(unified), _) => unified.pids(),

@@ -233,6 +233,10 @@ impl Cgroup for V2 {
         OomWatch::v2(&self.group)
     }
 
+    fn is_claimed(&self) -> Result<bool> {
+        self.group.is_claimed()
+    }
+
     fn pids(&self) -> Result<Vec<Pid>> {
         self.group.pids()
     }

@@ -65,6 +65,13 @@ impl Property {
 }
 
 impl Manager {
+    pub fn of(authority: Authority) -> Manager {
+        match authority {
+            Authority::Root => Manager::System,
+            Authority::NamespacedRoot | Authority::User => Manager::User,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Manager::System => "the system's systemd",
@@ -89,10 +96,7 @@ impl fmt::Display for Property {
 }
 
 pub fn plan(request: &Request, limits: &Limits) -> Result<Scope> {
-    let manager = match request.facts.authority {
-        Authority::Root => Manager::System,
-        Authority::NamespacedRoot | Authority::User => Manager::User,
-    };
+    let manager = Manager::of(request.facts.authority);
     let asked = request.linux().and_then(|linux| linux.cgroups_path().as_ref());
     let asked = asked.map(|path| path.to_str().context("linux.cgroupsPath: not UTF-8")).transpose()?;
     let (slice, name) = names(asked.unwrap_or_default(), request.id, manager)
