@@ -426,7 +426,7 @@ fn every_test_that_the_documents_name_exists() {
         skip!("the sources are not here");
     }
     let mut sources = String::new();
-    for directory in ["integration", "src/plan", "src/cli"] {
+    for directory in ["integration", "src/plan", "src/plan/checkpoint", "src/plan/systemd", "src/cli"] {
         for entry in
             fs::read_dir(top.join(directory)).unwrap().flatten().filter(|entry| entry.path().is_file())
         {

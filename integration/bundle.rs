@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::call::{Call, DEADLINE, Output, ends, eventually};
-use crate::traces::Traces;
+use crate::traces::{Traces, delegated};
 
 const APPLETS: &str = "cat chmod chown cp cut dd df echo env false grep hostname id ifconfig ionice kill ln ls mkdir \
                        mkfifo mknod mount mv nice nproc printf ps pwd readlink rm sed setsid sh sleep sort stat \
@@ -81,8 +81,12 @@ impl Bundle {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("open the directory");
         let mut config = default_config();
         // Nothing else is different for a user without root: it gets no group but where one is delegated.
-        if nix::unistd::geteuid().is_root() {
-            config["linux"]["cgroupsPath"] = json!(format!("/{id}"));
+        match delegated() {
+            Some(group) => config["linux"]["cgroupsPath"] = json!(format!("/{group}/{id}")),
+            None if nix::unistd::geteuid().is_root() => {
+                config["linux"]["cgroupsPath"] = json!(format!("/{id}"));
+            }
+            None => {}
         }
         let bundle = Bundle { id, config, runtime: runtime(), dir: Some(dir) };
         for directory in [bundle.rootfs(), bundle.scratch()] {

@@ -11,7 +11,7 @@ use crate::call::{Call, eventually};
 use crate::faults::{has_strace, under_strace};
 use crate::mounts::mount_at;
 use crate::namespaces::map_users;
-use crate::traces::hierarchies;
+use crate::traces::{delegated, hierarchies};
 
 /// Whether this machine has nothing but the unified hierarchy.
 pub fn unified() -> bool {
@@ -39,7 +39,8 @@ fn v1_hierarchy(controller: &str) -> Option<PathBuf> {
     table.lines().find_map(|line| {
         let (left, right) = line.split_once(" - cgroup ")?;
         let names = right.rsplit(' ').next()?;
-        names.split(',').any(|name| name == controller).then(|| left.split(' ').nth(4).map(PathBuf::from))?
+        let place = Path::new(left.split(' ').nth(4)?).join(delegated().unwrap_or_default());
+        names.split(',').any(|name| name == controller).then_some(place)
     })
 }
 
@@ -163,7 +164,7 @@ fn every_v1_hierarchy_is_mounted_by_its_name() {
     let mut bundle = bundle!();
     let report = bundle.report();
     for hierarchy in hierarchies() {
-        let name = hierarchy.file_name().unwrap().to_str().unwrap();
+        let name = hierarchy.iter().nth(4).unwrap().to_str().unwrap();
         if name == "unified" {
             continue;
         }
@@ -280,7 +281,7 @@ fn a_container_can_be_given_a_group_below_the_one_that_is_limited() {
 
 #[test]
 fn of_many_who_want_one_group_one_gets_it() {
-    let path = format!("/{}", bundle!().id);
+    let path = bundle!().config["linux"]["cgroupsPath"].clone();
     let mut bundles: Vec<Bundle> = (0..6).map(|_| Bundle::new()).collect();
     let calls: Vec<_> = bundles
         .iter_mut()
@@ -384,7 +385,7 @@ fn a_group_in_use_is_refused_and_nothing_in_it_is_harmed() {
     let mut first = bundle!();
     first.running();
     let mut second = bundle!();
-    second.set("/linux/cgroupsPath", json!(format!("/{}", first.id)));
+    second.set("/linux/cgroupsPath", first.config["linux"]["cgroupsPath"].clone());
     let start = std::time::Instant::now();
     second.create().refused(1, &["exists already and is not empty"]);
     assert!(start.elapsed() < std::time::Duration::from_secs(5), "waited for others to end");

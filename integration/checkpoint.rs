@@ -5,115 +5,16 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::bundle::{Bundle, bundle, skip};
-use crate::call::{Call, Output, eventually};
+use crate::call::eventually;
+use crate::criu::{PATIENCE, criu_bundle, criu_version, dump_connected, has};
 use crate::terminal::{Screen, created, receive_file};
-
-/// What criu does by ptrace(2) and with tables of packet filters takes its time in an emulated machine.
-pub const PATIENCE: Duration = Duration::from_secs(180);
-
-/// Leaves a test where criu is missing or does not work on this kernel.
-macro_rules! criu_bundle {
-    () => {{
-        if let Some(reason) = $crate::checkpoint::criu_reason() {
-            skip!("{reason}");
-        }
-        bundle!()
-    }};
-}
-
-pub(crate) use criu_bundle;
-
-pub fn criu_reason() -> Option<String> {
-    static REASON: OnceLock<Option<String>> = OnceLock::new();
-    REASON
-        .get_or_init(|| match Command::new("criu").arg("check").output() {
-            Err(error) => Some(format!("criu: {error}")),
-            Ok(output) if output.status.success() => None,
-            Ok(output) => {
-                let words = String::from_utf8_lossy(&output.stderr).into_owned();
-                Some(format!("criu check: {}", words.lines().next().unwrap_or("fails")))
-            }
-        })
-        .clone()
-}
-
-/// `Version: 4.1`, and more of it.
-pub fn criu_version() -> (u32, u32) {
-    let output = Command::new("criu").arg("--version").output().expect("run criu");
-    let text = String::from_utf8_lossy(&output.stdout);
-    let mut numbers = text.trim_start_matches("Version: ").split(['.', '\n', ' ']).map(str::parse);
-    let mut next = || numbers.next().and_then(Result::ok).unwrap_or_else(|| panic!("no version in {text:?}"));
-    (next(), next())
-}
-
-/// Whether this criu, on this kernel, has an ability.
-pub fn has(feature: &str) -> bool {
-    Command::new("criu")
-        .args(["check", "--feature", feature])
-        .output()
-        .is_ok_and(|output| output.status.success())
-}
-
-impl Bundle {
-    pub fn images(&self) -> PathBuf {
-        self.scratch().join("images")
-    }
-
-    pub fn checkpoint(&self, options: &[&str]) -> Output {
-        self.checkpoint_to(&self.images(), options)
-    }
-
-    fn checkpoint_to(&self, images: &Path, options: &[&str]) -> Output {
-        let call = self.call(["checkpoint", "--image-path"]).arg(images).args(options).arg(&self.id);
-        call.spawn().wait_within(PATIENCE)
-    }
-
-    pub fn restoring(&self, options: &[&str]) -> Call {
-        let call = self.call(["restore", "--image-path"]).arg(self.images());
-        let call = call.arg("--bundle").arg(self.path()).arg("--pid-file").arg(self.pid_file());
-        call.args(options).arg(&self.id)
-    }
-
-    pub fn clear_images(&self) {
-        fs::remove_dir_all(self.images()).unwrap();
-    }
-
-    pub fn restore(&self) -> Output {
-        self.restoring(&["--detach"]).spawn().wait_within(PATIENCE)
-    }
-
-    /// A container that counts in a file of its own.
-    pub fn counting(&mut self) -> Output {
-        // A shell keeps its standard output on another descriptor while it redirects it, where no runtime looks for a
-        // file of the host's.
-        let line = "exec >/dev/null 2>&1; i=0; while echo $((i=i+1)) > /tmp/count; do sleep 0.01; done";
-        self.set("/root/readonly", json!(false)).shell(line);
-        let output = self.create().ok();
-        self.start().ok();
-        eventually("it counts", || (self.count() > 3).then_some(()));
-        output
-    }
-
-    pub fn count(&self) -> u64 {
-        let text = fs::read_to_string(self.rootfs().join("tmp/count")).unwrap_or_default();
-        text.trim().parse().unwrap_or(0)
-    }
-
-    /// It has not begun anew.
-    #[track_caller]
-    pub fn assert_counts_on_from(&self, before: u64) {
-        eventually("it counts on", || (self.count() > before + 3).then_some(()));
-        self.assert_status("running");
-    }
-}
 
 #[test]
 fn a_counter_goes_on_counting_where_it_was() {
@@ -125,7 +26,7 @@ fn a_counter_goes_on_counting_where_it_was() {
     bundle.verb("state", &[]).refused(1, &["does not exist"]);
     bundle.assert_nothing_left("checkpoint");
     let count = bundle.count();
-    bundle.restore().ok();
+    bundle.restore(&[]).ok();
     bundle.assert_counts_on_from(count);
     assert_eq!(bundle.state()["pid"], bundle.pid());
     let after = bundle.traces();
@@ -153,13 +54,13 @@ fn a_restored_container_is_in_its_own_namespaces_group_and_limits() {
     let probe = [
         "/bin/sh",
         "-c",
-        "cat /proc/1/mountinfo | cut -d' ' -f5,6; grep -E 'Cap|NoNew|Seccomp:' /proc/1/status; \
-                  cat /proc/1/cgroup | cut -d: -f2,3; readlink /proc/1/ns/uts /proc/self/ns/uts | uniq | wc -l; hostname",
+        "cut -d' ' -f5,6 /proc/1/mountinfo; grep -E 'Cap|NoNew|Seccomp:' /proc/1/status; hostname; \
+         cut -d: -f2,3 /proc/1/cgroup; for own in /proc/self/ns/*; do \
+         test $(readlink $own) = $(readlink /proc/1/ns/${own##*/}) || echo other $own; done",
     ];
     let before = bundle.exec(&probe).ok().stdout();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
-    bundle.restore().ok();
+    bundle.dump(&[]);
+    bundle.restore(&[]).ok();
     // An older criu forgets no_new_privileges (docs/lessons.md).
     let forgotten = |line: &&str| criu_version() < (3, 18) && line.starts_with("NoNewPrivs:");
     let sorted = |text: &str| {
@@ -175,20 +76,59 @@ fn a_restored_container_is_in_its_own_namespaces_group_and_limits() {
     assert_ne!(crowd.code(), 0, "{crowd}");
 }
 
+/// The v1 hierarchies that the host has and has not mounted. CRIU finds and mounts them; no container has a group there.
+fn hierarchies_elsewhere() -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounted = |name: &str| {
+        let cgroup = mounts.lines().filter(|line| line.contains(" - cgroup "));
+        cgroup.flat_map(|line| line.rsplit([' ', ','])).any(|option| option == name)
+    };
+    let table = fs::read_to_string("/proc/self/cgroup").unwrap();
+    let names = table.lines().filter_map(|line| line.split(':').nth(1));
+    names.filter(|names| !names.is_empty() && !names.split(',').any(mounted)).map(String::from).collect()
+}
+
+#[test]
+fn a_restore_makes_no_groups_where_the_container_had_none() {
+    let mut bundle = criu_bundle!();
+    let hierarchies = hierarchies_elsewhere();
+    if hierarchies.is_empty() {
+        skip!("every hierarchy of v1 is mounted, or there are none");
+    }
+    bundle.working("while sleep 0.1; do :; done");
+    bundle.dump(&[]);
+    bundle.restore(&[]).ok();
+    let place = bundle.scratch().join("groups");
+    fs::create_dir(&place).unwrap();
+    let line = "mount -t cgroup -o $1 none $2 && find $2 -name $3 -exec echo made: {} + && echo seen";
+    for hierarchy in hierarchies {
+        let look = || {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", line, "sh", &hierarchy]).arg(&place).arg(&bundle.id);
+            let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+            // criu takes its own mount down at the same time.
+            said.contains("seen").then_some(said)
+        };
+        assert_eq!(eventually("its groups are seen", look), "seen\n", "{hierarchy}");
+    }
+}
+
 #[test]
 fn a_container_that_is_left_running_is_there_still_and_can_be_restored_later() {
     let mut bundle = criu_bundle!();
-    bundle.counting();
+    // It has no file open, which would have to be as it was.
+    bundle.working("trap 'touch /tmp/heard' USR1; touch /tmp/heard; while sleep 0.05; do :; done");
+    let heard = bundle.rootfs().join("tmp/heard");
+    let hears = || eventually("it hears", || fs::remove_file(&heard).ok());
+    hears();
     bundle.checkpoint(&["--leave-running"]).ok();
-    bundle.assert_counts_on_from(bundle.count());
+    bundle.kill("USR1").ok();
+    hears();
     bundle.verb("delete", &["--force"]).ok();
     bundle.wait();
-    let count = bundle.count();
-    fs::write(bundle.rootfs().join("tmp/count"), "0").unwrap();
-    bundle.restore().ok();
-    eventually("it counts on", || (bundle.count() > 3).then_some(()));
-    assert!(bundle.count() < count + 1000 && bundle.count() > 3);
-    bundle.assert_status("running");
+    bundle.restore(&[]).ok();
+    bundle.kill("USR1").ok();
+    hears();
 }
 
 #[test]
@@ -197,9 +137,8 @@ fn a_paused_container_can_be_checkpointed() {
     bundle.counting();
     bundle.verb("pause", &[]).ok();
     let count = bundle.count();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
-    bundle.restore().ok();
+    bundle.dump(&[]);
+    bundle.restore(&[]).ok();
     bundle.assert_counts_on_from(count);
 }
 
@@ -216,11 +155,10 @@ fn memory_that_was_dumped_before_is_taken_from_the_parent() {
     bundle.counting();
     bundle.checkpoint_to(&bundle.scratch().join("before"), &["--pre-dump"]).ok();
     bundle.assert_counts_on_from(bundle.count());
-    bundle.checkpoint(&["--parent-path", "../before"]).ok();
-    bundle.wait();
+    bundle.dump(&["--parent-path", "../before"]);
     assert!(bundle.images().join("parent").exists(), "the image has a parent");
     let count = bundle.count();
-    bundle.restore().ok();
+    bundle.restore(&[]).ok();
     bundle.assert_counts_on_from(count);
 }
 
@@ -238,26 +176,16 @@ fn a_tcp_connection_survives() {
     let mut bundle = criu_bundle!();
     let talk = "busybox nc -l -p 7000 -e /bin/sh -c 'cat > /tmp/heard' & sleep 1; \
                 (i=0; while echo $((i=i+1)); do sleep 0.05; done) | busybox nc 127.0.0.1 7000";
-    bundle.set("/root/readonly", json!(false)).shell(talk);
-    bundle.create().ok();
-    bundle.start().ok();
+    bundle.working(talk);
     let heard = || fs::read_to_string(bundle.rootfs().join("tmp/heard")).unwrap_or_default().lines().count();
     eventually("they talk", || (heard() > 3).then_some(()));
     bundle.checkpoint(&[]).refused(1, &["dump.log"]);
     let count = heard();
     eventually("they go on talking", || (heard() > count + 1).then_some(()));
 
-    let taken = bundle.checkpoint(&["--tcp-established"]);
-    if taken.stderr.contains("Operation not supported") {
-        skip!(
-            "this kernel does not tell all that criu must know of a TCP connection: {}",
-            taken.stderr.trim()
-        );
-    }
-    taken.ok();
-    bundle.wait();
+    dump_connected!(bundle, &["--tcp-established"]);
     let count = heard();
-    bundle.restoring(&["--detach", "--tcp-established"]).spawn().wait_within(PATIENCE).ok();
+    bundle.restore(&["--tcp-established"]).ok();
     eventually("they talk again", || (heard() > count + 3).then_some(()));
     let lines: Vec<usize> = fs::read_to_string(bundle.rootfs().join("tmp/heard"))
         .unwrap()
@@ -276,8 +204,7 @@ fn a_program_on_a_terminal_finds_it_again() {
     screen.shows("hello");
     screen.types("before\n");
     screen.shows("said before");
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.dump(&[]);
     drop(screen);
 
     let path = bundle.scratch().join("second.sock");
@@ -293,14 +220,9 @@ fn a_program_on_a_terminal_finds_it_again() {
 #[test]
 fn a_restore_in_the_foreground_stays_and_ends_as_the_container_ends() {
     let mut bundle = criu_bundle!();
-    bundle
-        .set("/root/readonly", json!(false))
-        .shell("touch /tmp/ready; until test -e /tmp/go; do sleep 0.01; done; exit 7");
-    bundle.create().ok();
-    bundle.start().ok();
+    bundle.working("touch /tmp/ready; until test -e /tmp/go; do sleep 0.01; done; exit 7");
     eventually("it is ready", || bundle.rootfs().join("tmp/ready").exists().then_some(()));
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.dump(&[]);
     let running = bundle.restoring(&[]).spawn();
     eventually("it is restored", || {
         let state = bundle.verb("state", &[]);
@@ -322,8 +244,7 @@ fn a_pipe_leads_to_whoever_restores() {
     bundle.start().ok();
     let mut tick = [0; 5];
     reader.read_exact(&mut tick).unwrap();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.dump(&[]);
     let (mut second, writer) = std::io::pipe().unwrap();
     let mut restore = bundle.restoring(&["--detach"]);
     restore.command.stdout(writer);
@@ -344,8 +265,7 @@ fn a_log_file_of_the_hosts_is_written_on() {
     create.output().ok();
     bundle.start().ok();
     eventually("it writes", || (length() > 0).then_some(()));
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.dump(&[]);
     let before = length();
     let mut restore = bundle.restoring(&["--detach"]);
     restore.command.stdout(open());
@@ -369,12 +289,10 @@ fn bind_mounts_come_from_the_configuration_and_stay_read_only() {
         bundle.set(&format!("/mounts/{count}"), data).set(&format!("/mounts/{}", count + 1), word);
     };
     mount_from(&mut bundle, "old");
-    bundle.counting();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.counted();
     mount_from(&mut bundle, "new");
     bundle.write_config();
-    bundle.restore().ok();
+    bundle.restore(&[]).ok();
     assert_eq!(bundle.exec(&["/bin/cat", "/data/word"]).ok().stdout(), "new");
     assert_eq!(bundle.exec(&["/bin/cat", "/run/word"]).ok().stdout(), "new");
     assert_eq!(bundle.exec(&["/witness", "write", "/data/word", "x"]).ok().stdout(), "EROFS\n");
@@ -387,12 +305,9 @@ fn mount_points_are_made_in_a_new_root_filesystem() {
     let source = bundle.scratch().join("source");
     fs::create_dir(&source).unwrap();
     bundle.mount(json!({"destination": "/a/b/c", "type": "bind", "source": source, "options": ["bind"]}));
-    bundle.counting();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
-    let count = bundle.count();
+    let count = bundle.counted();
     fs::remove_dir_all(bundle.rootfs().join("a")).unwrap();
-    bundle.restore().ok();
+    bundle.restore(&[]).ok();
     bundle.assert_counts_on_from(count);
 }
 
@@ -404,11 +319,8 @@ fn a_joined_network_namespace_is_joined_again() {
     let own = fs::read_link("/proc/self/ns/net").unwrap();
     let joined = eventually("it has its own", || fs::read_link(&path).ok().filter(|joined| *joined != own));
     bundle.add_namespace(json!({"type": "network", "path": path}));
-    bundle.counting();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
-    let count = bundle.count();
-    bundle.restore().ok();
+    let count = bundle.counted();
+    bundle.restore(&[]).ok();
     bundle.assert_counts_on_from(count);
     assert_eq!(fs::read_link(format!("/proc/{}/ns/net", bundle.pid())).unwrap(), joined);
     bundle.verb("delete", &["--force"]).ok();
@@ -428,11 +340,9 @@ fn hooks_run_again_for_a_restored_container() {
         );
         bundle.set(&format!("/hooks/{point}"), json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]));
     }
-    bundle.counting();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.counted();
     fs::remove_file(&log).unwrap();
-    bundle.restore().ok();
+    bundle.restore(&[]).ok();
     let said = fs::read_to_string(&log).unwrap();
     let points: Vec<&str> = said.split_whitespace().step_by(2).collect();
     assert_eq!(points, ["prestart", "createRuntime", "poststart"], "{said}");
@@ -441,26 +351,21 @@ fn hooks_run_again_for_a_restored_container() {
 #[test]
 fn a_hook_that_fails_is_the_end_of_a_restore() {
     let mut bundle = criu_bundle!();
-    bundle.counting();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.counted();
     bundle.set("/hooks/createRuntime", json!([{"path": "/bin/false"}]));
     bundle.write_config();
-    bundle.restore().refused(1, &["createRuntime hook 0", "status 1"]);
+    bundle.restore(&[]).refused(1, &["createRuntime hook 0", "status 1"]);
     bundle.assert_nothing_left("a failed restore");
 }
 
 #[test]
 fn a_second_restore_of_what_still_runs_is_refused() {
     let mut bundle = criu_bundle!();
-    bundle.counting();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
-    bundle.restore().ok();
-    bundle.restore().refused(1, &["already exists"]);
+    bundle.counted();
+    bundle.restore(&[]).ok();
+    bundle.restore(&[]).refused(1, &["already exists"]);
     let other = format!("{}-other", bundle.id);
-    let call = bundle.call(["restore", "--detach", "--image-path"]).arg(bundle.images());
-    call.arg("--bundle").arg(bundle.path()).arg(&other).output().refused(1, &[&bundle.id]);
+    bundle.restoring_as(&other, &["--detach"]).output().refused(1, &[&bundle.id]);
     assert!(!bundle.state_root().join(&other).exists());
     bundle.assert_counts_on_from(bundle.count());
 }
@@ -468,21 +373,14 @@ fn a_second_restore_of_what_still_runs_is_refused() {
 #[test]
 fn one_image_makes_two_containers_in_groups_of_their_own() {
     let mut bundle = criu_bundle!();
-    bundle.shell("while sleep 0.1; do :; done");
-    bundle.create().ok();
-    bundle.start().ok();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
-    bundle.restore().ok();
-    let other = format!("{}-other", bundle.id);
-    let path = bundle.config["linux"]["cgroupsPath"].clone();
-    bundle.set("/linux/cgroupsPath", json!(format!("/{other}"))).write_config();
-    let call = bundle.call(["restore", "--detach", "--image-path"]).arg(bundle.images());
-    call.arg("--bundle").arg(bundle.path()).arg(&other).spawn().wait_within(PATIENCE).ok();
+    bundle.working("while sleep 0.1; do :; done");
+    bundle.dump(&[]);
+    bundle.restore(&[]).ok();
+    let other = bundle.renamed();
+    bundle.restoring_as(&other, &["--detach"]).spawn().wait_within(PATIENCE).ok();
     bundle.assert_status("running");
     bundle.call(["state", &other]).output().ok();
     bundle.call(["delete", "--force", &other]).output().ok();
-    bundle.set("/linux/cgroupsPath", path).write_config();
     bundle.assert_status("running");
 }
 
@@ -507,11 +405,8 @@ fn without_criu_nothing_happens_and_one_sentence_says_so() {
     bundle.assert_status("running");
     bundle.verb("delete", &["--force"]).ok();
     bundle.wait();
-    bundle
-        .restoring(&["--detach"])
-        .env("PATH", "/nonexistent")
-        .output()
-        .refused(1, &["\"criu\": executable file not found"]);
+    let restore = bundle.restoring(&["--detach"]).env("PATH", "/nonexistent");
+    restore.output().refused(1, &["\"criu\": executable file not found"]);
     bundle.assert_nothing_left("a failed restore");
 }
 
@@ -519,10 +414,10 @@ fn without_criu_nothing_happens_and_one_sentence_says_so() {
 fn what_is_no_checkpoint_is_refused_before_anything_is_made() {
     let mut bundle = bundle!();
     bundle.args(&["/bin/true"]).write_config();
-    bundle.restore().refused(1, &["descriptors.json", "is it a checkpoint?"]);
+    bundle.restore(&[]).refused(1, &["descriptors.json", "is it a checkpoint?"]);
     fs::create_dir(bundle.images()).unwrap();
     fs::write(bundle.images().join("descriptors.json"), "{").unwrap();
-    bundle.restore().refused(1, &["descriptors.json"]);
+    bundle.restore(&[]).refused(1, &["descriptors.json"]);
     bundle.assert_nothing_left("a failed restore");
 }
 
@@ -531,12 +426,8 @@ fn a_dump_that_fails_leaves_the_container_as_it_was() {
     let mut bundle = criu_bundle!();
     // A file of the host's that no mount of the container leads to.
     let file = fs::File::create(bundle.scratch().join("outside")).unwrap();
-    let line = "i=0; while echo $((i=i+1)) > /tmp/count; do sleep 0.01; done";
-    bundle.set("/root/readonly", json!(false)).args(&[
-        "/bin/sh",
-        "-c",
-        &format!("exec 3<&0 0</dev/null; {line}"),
-    ]);
+    let line = "exec 3<&0 0</dev/null; i=0; while echo $((i=i+1)) > /tmp/count; do sleep 0.01; done";
+    bundle.set("/root/readonly", json!(false)).shell(line);
     bundle.birth("create", &[]).stdin(file).output().ok();
     bundle.start().ok();
     eventually("it counts", || (bundle.count() > 3).then_some(()));
@@ -547,9 +438,7 @@ fn a_dump_that_fails_leaves_the_container_as_it_was() {
 #[test]
 fn a_restore_that_fails_leaves_nothing_but_the_log() {
     let mut bundle = criu_bundle!();
-    bundle.counting();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.counted();
     let broken = bundle.images().join("core-1.img");
     fs::write(&broken, b"broken").unwrap();
     let work = bundle.scratch().join("work");
@@ -562,9 +451,7 @@ fn a_restore_that_fails_leaves_nothing_but_the_log() {
 #[test]
 fn whatever_a_killed_runtime_leaves_of_a_restore_is_deleted() {
     let mut bundle = criu_bundle!();
-    bundle.counting();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.counted();
     for delay in [0, 10, 30, 60, 100, 150] {
         let mut running = bundle.restoring(&["--detach"]).spawn();
         std::thread::sleep(Duration::from_millis(delay));
@@ -582,27 +469,51 @@ fn a_mount_of_the_image_that_the_configuration_does_not_have_is_refused() {
     let source = bundle.scratch().join("source");
     fs::create_dir(&source).unwrap();
     bundle.mount(json!({"destination": "/data", "type": "bind", "source": source, "options": ["bind"]}));
-    bundle.counting();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.counted();
     bundle.config["mounts"].as_array_mut().unwrap().pop();
     bundle.write_config();
-    bundle.restore().refused(1, &["restore.log"]);
+    bundle.restore(&[]).refused(1, &["restore.log"]);
     bundle.assert_nothing_left("a failed restore");
 }
 
 #[test]
 fn a_mount_of_the_configuration_that_the_image_does_not_have_is_refused() {
     let mut bundle = criu_bundle!();
-    bundle.counting();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.counted();
     let source = bundle.scratch().join("source");
     fs::create_dir(&source).unwrap();
     bundle.mount(json!({"destination": "/data", "type": "bind", "source": source, "options": ["bind"]}));
     bundle.write_config();
-    bundle.restore().refused(1, &["\"/data\""]);
+    bundle.restore(&[]).refused(1, &["\"/data\""]);
     bundle.assert_nothing_left("a failed restore");
+}
+
+#[test]
+fn what_the_configuration_hides_and_the_image_does_not_ends_a_restore() {
+    let mut bundle = criu_bundle!();
+    let none = |bundle: &mut Bundle| {
+        bundle.set("/linux/maskedPaths", json!([])).set("/linux/readonlyPaths", json!([]));
+    };
+    none(&mut bundle);
+    bundle.working("while sleep 0.1; do :; done");
+    bundle.dump(&[]);
+    for (member, path, reason) in [
+        ("maskedPaths", "/proc/timer_list", "does not hide"),
+        ("maskedPaths", "/etc", "does not hide"),
+        // It is read-only, as all of sysfs.
+        ("maskedPaths", "/sys/firmware", "does not hide"),
+        ("readonlyPaths", "/proc/sys", "writable"),
+    ] {
+        none(&mut bundle);
+        bundle.set(&format!("/linux/{member}"), json!([path])).write_config();
+        bundle.restore(&[]).refused(1, &[path, reason]);
+        bundle.assert_nothing_left("a failed restore");
+    }
+    none(&mut bundle);
+    // How the root is mounted is in no image.
+    bundle.set("/root/readonly", json!(true)).write_config();
+    bundle.restore(&[]).ok();
+    assert_eq!(bundle.exec(&["/witness", "create", "/new"]).ok().stdout(), "EROFS\n");
 }
 
 #[test]
@@ -613,9 +524,7 @@ fn cve_2026_119101_a_link_in_the_root_filesystem_leads_no_mount_to_the_host() {
     fs::create_dir(&source).unwrap();
     fs::create_dir(&canary).unwrap();
     bundle.mount(json!({"destination": "/data/deep", "type": "bind", "source": source, "options": ["bind"]}));
-    bundle.counting();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.counted();
     for link in ["data", "data/deep"] {
         fs::remove_dir_all(bundle.rootfs().join("data"))
             .unwrap_or_else(|_| fs::remove_file(bundle.rootfs().join("data")).unwrap());
@@ -623,7 +532,7 @@ fn cve_2026_119101_a_link_in_the_root_filesystem_leads_no_mount_to_the_host() {
             fs::create_dir(bundle.rootfs().join("data")).unwrap();
         }
         symlink(&canary, bundle.rootfs().join(link)).unwrap();
-        let restored = bundle.restore();
+        let restored = bundle.restore(&[]);
         assert_eq!(fs::read_dir(&canary).unwrap().count(), 0, "{link}: something was made on the host");
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(canary.to_str().unwrap()), "{link}: something is mounted on the host");

@@ -1,29 +1,34 @@
 //! Checkpoint and restore as their options want them: what is taken along, what is left out, and how groups are restored.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::Path;
+use std::process::Command;
 
+use nix::libc::EAGAIN;
 use serde_json::json;
 
-use crate::bundle::{Bundle, bundle, skip};
+use crate::bundle::{Bundle, skip, wait_for};
 use crate::call::eventually;
 use crate::cgroups::hierarchy;
-use crate::checkpoint::{PATIENCE, criu_bundle, criu_version};
+use crate::criu::{PATIENCE, criu_bundle, criu_version, dump_connected, has};
+use crate::terminal::receive_file;
 
 impl Bundle {
-    /// To disk and back, with the same options.
-    fn moves_with(&self, options: &[&str]) {
-        self.checkpoint(options).ok();
-        self.wait();
-        self.restoring(&[&["--detach"], options].concat()).spawn().wait_within(PATIENCE).ok();
+    /// Has criu run a line of shell at each point where it runs scripts.
+    fn with_script(&mut self, line: &str) {
+        let (script, file) = (self.scratch().join("script"), self.scratch().join("criu.conf"));
+        self.program("script", format!("#!/bin/sh\n{line}\n"));
+        fs::rename(self.rootfs().join("script"), &script).unwrap();
+        fs::write(&file, format!("action-script {}\n", script.display())).unwrap();
+        self.set("/annotations", json!({"org.criu.config": file}));
     }
 
-    /// The counter with a line of shell before it begins.
-    fn counting_after(&mut self, line: &str) {
-        let count = "i=0; while echo $((i=i+1)) > /tmp/count; do sleep 0.01; done";
-        self.set("/root/readonly", json!(false)).shell(&format!("exec >/dev/null 2>&1; {line} {count}"));
-        self.create().ok();
-        self.start().ok();
-        eventually("it counts", || (self.count() > 3).then_some(()));
+    /// To disk and back, with the same options.
+    fn moves_with(&self, options: &[&str]) {
+        self.dump(options);
+        self.restore(options).ok();
     }
 }
 
@@ -43,14 +48,15 @@ fn a_lock_on_a_file_is_taken_along_if_asked_for() {
 #[test]
 fn an_open_file_that_has_lost_its_name_is_found_again_if_asked_for() {
     let mut bundle = criu_bundle!();
-    bundle.counting_after("exec 5>/tmp/first; ln /tmp/first /tmp/second; rm /tmp/first; (while echo tick >&5; do sleep 0.01; done) &");
+    bundle.counting_after(
+        "exec 5>/tmp/first; ln /tmp/first /tmp/second; rm /tmp/first; (while echo tick >&5; do sleep 0.01; done) &",
+    );
     bundle.checkpoint(&[]).refused(1, &["dump.log"]);
-    bundle.checkpoint(&["--link-remap"]).ok();
-    bundle.wait();
+    bundle.dump(&["--link-remap"]);
     let second = bundle.rootfs().join("tmp/second");
     let length = || fs::metadata(&second).unwrap().len();
     let before = length();
-    bundle.restore().ok();
+    bundle.restore(&[]).ok();
     eventually("it writes on", || (length() > before).then_some(()));
 }
 
@@ -72,11 +78,8 @@ fn groups_are_restored_in_the_mode_that_is_asked_for() {
         bundle.clear_images();
     }
     // It wants to make them itself, and here they are made before, with the limits of devices in them.
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
-    let strict =
-        bundle.restoring(&["--detach", "--manage-cgroups-mode", "strict"]).spawn().wait_within(PATIENCE);
-    strict.refused(1, &["existing cgroups"]);
+    bundle.dump(&[]);
+    bundle.restore(&["--manage-cgroups-mode", "strict"]).refused(1, &["existing cgroups"]);
     bundle.assert_nothing_left("a failed restore");
 }
 
@@ -103,48 +106,201 @@ fn options_of_crius_own_come_from_the_file_that_an_annotation_names() {
     let file = bundle.scratch().join("criu.conf");
     fs::write(&file, "log-file another.log\n").unwrap();
     bundle.set("/annotations", json!({"org.criu.config": file}));
-    bundle.counting();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.counted();
     assert!(bundle.images().join("another.log").exists());
     assert!(!bundle.images().join("dump.log").exists());
     let count = bundle.count();
-    bundle.restore().ok();
+    bundle.restore(&[]).ok();
     bundle.assert_counts_on_from(count);
 }
 
 #[test]
-fn switches_reach_criu() {
+fn a_socket_that_is_connected_to_the_hosts_is_connected_again_if_asked_for() {
+    let mut bundle = criu_bundle!();
+    // CRIU knows the sockets of the network namespace that the container has.
+    bundle.drop_namespace("network");
+    let place = bundle.scratch().join("place");
+    fs::create_dir(&place).unwrap();
+    let socket = UnixDatagram::bind(place.join("log")).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    bundle.mount(json!({"destination": place, "type": "bind", "source": place, "options": ["bind"]}));
+    bundle.counting_after(&format!("/witness tell {}/log &", place.display()));
+    let hears = |what: &str| {
+        let hear = || socket.recv(&mut [0; 8]).ok();
+        while hear().is_some() {}
+        eventually(what, hear);
+    };
+    hears("it is told something");
+    bundle.checkpoint(&[]).refused(1, &["External socket", "dump.log"]);
+    bundle.assert_counts_on_from(bundle.count());
+    bundle.moves_with(&["--ext-unix-sk"]);
+    bundle.assert_counts_on_from(bundle.count());
+    hears("it is told something again");
+}
+
+#[test]
+fn a_tcp_connection_is_restored_closed_if_asked_for() {
+    let mut bundle = criu_bundle!();
+    bundle.counting_after(
+        "busybox nc -l -p 7000 -e /bin/sh -c 'cat > /tmp/heard; touch /tmp/over' & sleep 1; \
+         (while echo tick; do sleep 0.05; done) | busybox nc 127.0.0.1 7000 &",
+    );
+    let file = |name: &str| fs::read_to_string(bundle.rootfs().join("tmp").join(name)).ok();
+    eventually("they talk", || file("heard").filter(|heard| heard.len() > 20));
+    dump_connected!(bundle, &["--tcp-established"]);
+    assert_eq!(file("over"), None);
+    let count = bundle.count();
+    bundle.restore(&["--tcp-close"]).ok();
+    eventually("the connection is closed", || file("over"));
+    bundle.assert_counts_on_from(count);
+}
+
+#[test]
+fn a_connection_that_nobody_has_accepted_is_left_out_if_asked_for() {
+    let mut bundle = criu_bundle!();
+    bundle.counting_after("/witness queue 7000 &");
+    let file = |name: &str| bundle.rootfs().join("tmp").join(name);
+    eventually("it is connected", || file("queued").exists().then_some(()));
+    bundle.checkpoint(&["--tcp-established"]).refused(1, &["n-flight connection", "dump.log"]);
+    bundle.assert_counts_on_from(bundle.count());
+    dump_connected!(bundle, &["--tcp-established", "--tcp-skip-in-flight"]);
+    let count = bundle.count();
+    bundle.restore(&["--tcp-established"]).ok();
+    bundle.assert_counts_on_from(count);
+    fs::write(file("go"), "").unwrap();
+    let accepted = eventually("it accepts", || fs::read_to_string(file("accepted")).ok());
+    assert_eq!(accepted, format!("{:?}", Some(EAGAIN)));
+}
+
+/// A shell that came by exec has left a job to the container. Its session and terminal are the shell's, which stays.
+#[test]
+fn a_job_of_a_shell_that_is_not_the_containers_is_taken_along_if_asked_for() {
     let mut bundle = criu_bundle!();
     bundle.counting();
-    let log = bundle.scratch().join("log");
-    let said = |verb: &str, words: &[&str]| {
-        fs::write(&log, "").unwrap();
-        let call = bundle.call(["--debug", "--log"]).arg(&log).arg(verb).args(words);
-        let call = call.arg("--image-path").arg(bundle.images());
-        let call = if verb == "restore" {
-            call.arg("--detach").arg("--bundle").arg(bundle.path()).arg("--pid-file").arg(bundle.pid_file())
-        } else {
-            call
-        };
-        call.arg(&bundle.id).spawn().wait_within(PATIENCE).ok();
-        fs::read_to_string(&log).unwrap()
-    };
-    // Older ones have to lock a network, and lock it where there is nobody to be kept out.
-    let (lock, network_lock) = match criu_version() >= (3, 19) {
-        true => ("skip", "network_lock 3"),
-        false => ("nftables", "network_lock 2"),
-    };
-    let both = ["--ext-unix-sk", "--shell-job", "--auto-dedup", "--network-lock", lock];
-    let dump = said("checkpoint", &[&both[..], &["--tcp-skip-in-flight"]].concat());
+    let path = bundle.scratch().join("exec.sock");
+    let listener = UnixListener::bind(&path).expect("listen");
+    let line = "sh -c 'while sleep 0.1; do echo tick >> /tmp/job; done &'; read line";
+    let options = ["--tty", "--console-socket", path.to_str().expect("a path")];
+    let shell = bundle.exec_detached(&options, &["/bin/sh", "-c", line]);
+    let (_master, _) = receive_file(&listener);
+    eventually("it works", || bundle.rootfs().join("tmp/job").exists().then_some(()));
+    bundle.checkpoint(&[]).refused(1, &["dangling tty", "dump.log"]);
+    bundle.assert_counts_on_from(bundle.count());
+    let dump = bundle
+        .call(["checkpoint", "--shell-job", "--image-path"])
+        .arg(bundle.images())
+        .arg(&bundle.id)
+        .spawn();
+    // The pid namespace ends when its last process has been waited for.
+    wait_for(shell);
+    dump.wait_within(PATIENCE).ok();
     bundle.wait();
-    for option in ["ext_unix_sk 1", "shell_job 1", "auto_dedup 1", network_lock, "tcp_skip_in_flight 1"] {
-        assert!(dump.contains(option), "{option}: {dump}");
+    bundle.verb("state", &[]).refused(1, &["does not exist"]);
+}
+
+/// What it restores inherits its groups.
+#[test]
+fn criu_works_in_the_groups_of_what_it_restores() {
+    let mut bundle = criu_bundle!();
+    let groups = bundle.scratch().join("groups");
+    bundle.with_script(&format!("cat /proc/$PPID/cgroup > {}", groups.display()));
+    bundle.counted();
+    assert!(!fs::read_to_string(&groups).unwrap().contains(&bundle.id));
+    bundle.restore(&[]).ok();
+    let of_criu = fs::read_to_string(&groups).unwrap();
+    let of_init = fs::read_to_string(format!("/proc/{}/cgroup", bundle.pid())).unwrap();
+    assert!(of_criu.contains(&bundle.id));
+    assert_eq!(of_criu, of_init);
+}
+
+/// How much of the disk the memory in an image takes.
+fn blocks_of_pages(images: &Path) -> u64 {
+    let entries = fs::read_dir(images).unwrap().map(Result::unwrap);
+    let pages = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("pages-"));
+    pages.map(|entry| entry.metadata().unwrap().blocks()).sum()
+}
+
+#[test]
+fn memory_leaves_the_image_when_it_is_restored_if_asked_for() {
+    let mut bundle = criu_bundle!();
+    bundle.counted();
+    let blocks = || blocks_of_pages(&bundle.images());
+    let all = blocks();
+    bundle.restore(&[]).ok();
+    assert_eq!(blocks(), all);
+    bundle.verb("delete", &["--force"]).ok();
+    bundle.wait();
+    bundle.restore(&["--auto-dedup"]).ok();
+    bundle.assert_counts_on_from(bundle.count());
+    assert!(blocks() < all, "{} of {all} blocks are left", blocks());
+}
+
+#[test]
+fn memory_that_has_changed_leaves_the_parent_if_asked_for() {
+    let mut bundle = criu_bundle!();
+    if !has("mem_dirty_track") {
+        skip!("criu cannot follow changes of memory on this kernel");
     }
-    let count = bundle.count();
-    let restore = said("restore", &[&both[..], &["--tcp-close"]].concat());
-    for option in ["ext_unix_sk 1", "shell_job 1", "auto_dedup 1", network_lock, "tcp_close 1"] {
-        assert!(restore.contains(option), "{option}: {restore}");
+    bundle.counting();
+    let parent = bundle.scratch().join("before");
+    bundle.checkpoint_to(&parent, &["--pre-dump"]).ok();
+    let all = blocks_of_pages(&parent);
+    for (option, fewer) in [(&[][..], false), (&["--auto-dedup"], true)] {
+        bundle.checkpoint(&[&["--leave-running", "--parent-path", "../before"], option].concat()).ok();
+        assert_eq!(blocks_of_pages(&parent) < all, fewer, "{option:?}");
+        bundle.assert_counts_on_from(bundle.count());
+        bundle.clear_images();
     }
+}
+
+/// While criu dumps, its tables of packet filters are in the container's network namespace.
+#[test]
+fn the_network_is_held_back_by_the_method_that_is_asked_for() {
+    let mut bundle = criu_bundle!();
+    let list = Command::new("unshare").args(["--net", "nft", "list", "ruleset"]).output();
+    if !list.is_ok_and(|list| list.status.success()) {
+        skip!("there is no nft, or it cannot list tables here");
+    }
+    let rules = bundle.scratch().join("rules");
+    bundle.with_script(&format!(
+        "[ \"$CRTOOLS_SCRIPT_ACTION\" != post-dump ] || \
+         nsenter --net --target $CRTOOLS_INIT_PID sh -c 'nft list ruleset; iptables-legacy-save' > {}; true",
+        rules.display()
+    ));
+    bundle.counting();
+    for method in ["iptables", "nftables", "skip"] {
+        if method == "skip" && criu_version() < (3, 19) {
+            continue;
+        }
+        bundle.checkpoint(&["--leave-running", "--network-lock", method]).ok();
+        let rules = fs::read_to_string(&rules).unwrap();
+        // A table of its own, or a chain among the others.
+        let found = match rules.contains("CRIU") {
+            true if rules.contains("table inet CRIU") => "nftables",
+            true => "iptables",
+            false => "skip",
+        };
+        assert_eq!(found, method, "{rules}");
+        bundle.assert_counts_on_from(bundle.count());
+        bundle.clear_images();
+    }
+}
+
+/// Where a session is missing criu 4.1 crashes, and without that there is nothing to see of it.
+#[test]
+fn a_restore_asks_for_shell_jobs_too() {
+    let mut bundle = criu_bundle!();
+    let count = bundle.counted();
+    let log = bundle.scratch().join("log");
+    let call = bundle.call(["--debug", "--log"]).arg(&log).args([
+        "restore",
+        "--detach",
+        "--shell-job",
+        "--image-path",
+    ]);
+    let call =
+        call.arg(bundle.images()).arg("--bundle").arg(bundle.path()).arg("--pid-file").arg(bundle.pid_file());
+    call.arg(&bundle.id).spawn().wait_within(PATIENCE).ok();
+    assert!(fs::read_to_string(&log).unwrap().contains("shell_job 1"));
     bundle.assert_counts_on_from(count);
 }

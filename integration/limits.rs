@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::bundle::{bundle, skip};
 use crate::call::eventually;
 use crate::cgroups::{hierarchy, on_v2, unified};
+use crate::traces::hierarchies;
 
 /// What a version of cgroups makes of a limit.
 enum Becomes {
@@ -144,7 +145,7 @@ const LIMITS: &[Limit] = &[
 fn limits_are_written_to_their_files() {
     let mut missing = Vec::new();
     for (resources, controller, v1, v2) in LIMITS {
-        let Some(hierarchy) = hierarchy(controller).or_else(|| unified().then(|| "/sys/fs/cgroup".into()))
+        let Some(hierarchy) = hierarchy(controller).or_else(|| unified().then(|| hierarchies().remove(0)))
         else {
             missing.push(*controller);
             continue;
@@ -455,13 +456,11 @@ fn huge_pages_beyond_the_limit_are_refused() {
 
 #[test]
 fn unified_names_files_of_the_group() {
-    if !unified() && !Path::new("/sys/fs/cgroup/unified/cgroup.controllers").exists() {
-        skip!("no cgroup v2");
-    }
+    let v2 = hierarchies().into_iter().find(|one| one.join("cgroup.controllers").exists());
+    let Some(v2) = v2 else { skip!("no cgroup v2") };
     let mut bundle = bundle!();
     bundle.set("/linux/resources/unified", json!({"cgroup.max.depth": "3"}));
     bundle.create().ok();
-    let v2 = Path::new("/sys/fs/cgroup").join(if unified() { "" } else { "unified" });
     let depth = fs::read_to_string(v2.join(&bundle.id).join("cgroup.max.depth")).unwrap();
     assert_eq!(depth, "3\n");
 }

@@ -3,6 +3,7 @@
 
 mod bundle;
 mod call;
+mod criu;
 mod traces;
 
 mod advisories;

@@ -11,9 +11,9 @@ use std::process::{Child, Command, Stdio};
 use rustix::pipe::fcntl_setpipe_size;
 use serde_json::json;
 
-use crate::bundle::{Bundle, bundle, skip};
+use crate::bundle::{Bundle, skip};
 use crate::call::{Running, eventually};
-use crate::checkpoint::{PATIENCE, criu_bundle, has};
+use crate::criu::{PATIENCE, criu_bundle, has};
 use crate::labels::Profile;
 
 /// A program of criu's that serves until it has been made use of.
@@ -93,13 +93,6 @@ macro_rules! lazy_bundle {
     }};
 }
 
-/// The same bundle, as a second container would have it.
-fn renamed(bundle: &mut Bundle) -> String {
-    let other = format!("{}-other", bundle.id);
-    bundle.set("/linux/cgroupsPath", json!(format!("/{other}"))).write_config();
-    other
-}
-
 #[test]
 fn memory_is_fetched_when_the_restored_container_wants_it() {
     let mut bundle = lazy_bundle!();
@@ -116,9 +109,8 @@ fn memory_is_fetched_when_the_restored_container_wants_it() {
     let words = ["lazy-pages", "--page-server", "--address", "127.0.0.1", "--port", &port];
     let mut server = Server::start(&bundle, &words, [&bundle.images(), &work]);
     eventually("the server has its socket", || work.join("lazy-pages.socket").exists().then_some(()));
-    let other = renamed(&mut bundle);
-    let restore = bundle.call(["restore", "--detach", "--lazy-pages", "--image-path"]).arg(bundle.images());
-    let restore = restore.arg("--work-path").arg(&work).arg("--bundle").arg(bundle.path()).arg(&other);
+    let other = bundle.renamed();
+    let restore = bundle.restoring_as(&other, &["--detach", "--lazy-pages"]).arg("--work-path").arg(&work);
     restore.spawn().wait_within(PATIENCE).ok();
     eventually("it counts on", || (bundle.count() > count + 3).then_some(()));
 
@@ -153,10 +145,8 @@ fn a_restore_that_waits_for_memory_in_vain_can_be_ended() {
     fs::create_dir(&work).unwrap();
     // It takes all that it is given, and gives nothing.
     let listener = UnixListener::bind(work.join("lazy-pages.socket")).unwrap();
-    let other = renamed(&mut bundle);
-    let restore = bundle.call(["restore", "--lazy-pages", "--image-path"]).arg(bundle.images());
-    let restore = restore.arg("--work-path").arg(&work).arg("--bundle").arg(bundle.path()).arg(&other);
-    let restore = restore.spawn();
+    let other = bundle.renamed();
+    let restore = bundle.restoring_as(&other, &["--lazy-pages"]).arg("--work-path").arg(&work).spawn();
     let server = listener.accept().unwrap();
     terminate(&restore);
     restore.wait_within(PATIENCE).refused(1, &["interrupted by a signal"]);
@@ -177,8 +167,7 @@ fn memory_can_be_sent_to_a_page_server() {
     let words = ["page-server", "--address", "127.0.0.1", "--port", &port.to_string()];
     let mut server = Server::start(&bundle, &words, [&sent, &sent]);
     eventually("the server listens", || is_listened_at(port).then_some(()));
-    bundle.checkpoint(&["--page-server", &format!("127.0.0.1:{port}")]).ok();
-    bundle.wait();
+    bundle.dump(&["--page-server", &format!("127.0.0.1:{port}")]);
     server.ends();
     let pages = |directory: &Path| -> Vec<_> {
         let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -190,7 +179,7 @@ fn memory_can_be_sent_to_a_page_server() {
         fs::rename(&file, bundle.images().join(file.file_name().unwrap())).unwrap();
     }
     let count = bundle.count();
-    bundle.restore().ok();
+    bundle.restore(&[]).ok();
     bundle.assert_counts_on_from(count);
 }
 
@@ -209,31 +198,18 @@ fn a_restored_process_is_confined_as_the_other_machine_calls_it() {
         fs::read_to_string(path).unwrap().trim().to_string()
     };
     assert_eq!(label(&bundle), format!("{} (enforce)", here.0));
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.dump(&[]);
     let count = bundle.count();
-    bundle.restoring(&["--detach", "--lsm-profile", "nothing"]).output().refused(1, &["is not TYPE:NAME"]);
+    bundle.restore(&["--lsm-profile", "nothing"]).refused(1, &["is not TYPE:NAME"]);
+    // It is not the image that says so.
+    bundle.set("/process/apparmorProfile", json!(there.0)).write_config();
+    bundle.restore(&[]).refused(1, &["process.apparmorProfile", &here.0, &there.0]);
+    bundle.assert_nothing_left("a failed restore");
+    bundle.set("/process/apparmorProfile", json!(here.0)).write_config();
     let profile = format!("apparmor:{}", there.0);
-    bundle.restoring(&["--detach", "--lsm-profile", &profile]).spawn().wait_within(PATIENCE).ok();
+    bundle.restore(&["--lsm-profile", &profile]).ok();
     assert_eq!(label(&bundle), format!("{} (enforce)", there.0));
     bundle.assert_counts_on_from(count);
-}
-
-/// What criu makes of it takes SELinux.
-#[test]
-fn the_label_of_restored_mounts_is_handed_to_criu() {
-    let mut bundle = criu_bundle!();
-    bundle.counting();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
-    let log = bundle.scratch().join("log");
-    let context = "system_u:object_r:container_file_t:s0:c1,c2";
-    let mut words: Vec<_> = ["--debug", "--log", log.to_str().unwrap()].map(String::from).into();
-    words.extend(["restore", "--detach", "--lsm-mount-context", context].map(String::from));
-    let call = bundle.call(words).arg("--image-path").arg(bundle.images()).arg("--bundle").arg(bundle.path());
-    call.arg("--pid-file").arg(bundle.pid_file()).arg(&bundle.id).spawn().wait_within(PATIENCE).ok();
-    let said = fs::read_to_string(&log).unwrap();
-    assert!(said.contains("lsm_mount_context") && said.contains(context), "{said}");
 }
 
 #[test]
@@ -249,8 +225,7 @@ fn a_container_is_restored_into_a_scope_of_systemds() {
     bundle.write_config();
     call.arg("--pid-file").arg(bundle.pid_file()).arg(&bundle.id).output().ok();
     bundle.start().ok();
-    bundle.checkpoint(&[]).ok();
-    bundle.wait();
+    bundle.dump(&[]);
     let restore = bundle.call(["--systemd-cgroup", "restore", "--detach", "--image-path"]);
     let restore = restore.arg(bundle.images()).arg("--bundle").arg(bundle.path());
     let restore = restore.arg("--pid-file").arg(bundle.pid_file()).arg(&bundle.id);

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::bundle::{Bundle, bundle, install, payloads, runtime, skip};
-use crate::call::Call;
+use crate::faults::under_strace;
 use crate::mounts::{Mounted, has, mount_at};
-use crate::traces::hierarchies;
+use crate::traces::{delegated, hierarchies};
 
 const UID: u32 = 4242;
 const SUBORDINATE: u32 = 200_000;
@@ -70,6 +70,8 @@ const FOR_ROOT: &[(&str, &[&str])] = &[
             "annotations::groups_of_the_caller_are_kept_when_asked",
             "annotations::mappings_with_an_at_sign_are_moved_as_the_container_is",
             "checkpoint::",
+            "checkpoint_options::",
+            "migration::",
             "cli::a_plan_as_json_is_json",
             "cli::plan_",
             "exec::exec_joins_a_container_with_a_user_namespace",
@@ -107,15 +109,36 @@ const FOR_ROOT: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "privileges of newuidmap's, which who is traced does not gain",
+        &["seccomp::a_listener_whose_courier_is_killed_is_waited_for_by_nobody"],
+    ),
+    (
         "a first process that nobody can look into",
         &["descriptors::only_who_may_trace_sees_what_a_waiting_init_has_open"],
     ),
 ];
 
+/// The chapters of groups, and what of them a user cannot do even where a group was delegated.
+const OF_GROUPS: &[&str] = &["cgroups::", "events::", "limits::", "pause::", "update::"];
+const OF_ROOTS_GROUPS: &[&str] = &[
+    // A group of the caller's own lies where the caller is.
+    "cgroups::a_relative_or_missing_path_still_gives_the_container_groups_of_its_own",
+    // Whoever is traced gains no privileges from newuidmap.
+    "cgroups::neither_a_birth_nor_exec_writes_to_cgroup_procs",
+    // Files of other users.
+    "cgroups::a_container_can_be_given_a_group_below_the_one_that_is_limited",
+    "cgroups::a_container_is_given_its_group_where_it_may_write_to_it",
+    "cgroups::a_writable_group_on_v2_belongs_to_the_user_of_the_process",
+];
+
 /// Whether the running test is one that an ordinary user can make.
 pub fn is_for_users() -> bool {
     let test = thread::current().name().unwrap_or_default().to_string();
-    !FOR_ROOT.iter().any(|(_, tests)| tests.iter().any(|start| test.starts_with(start)))
+    let is_among = |tests: &[&str]| tests.iter().any(|start| test.starts_with(start));
+    match delegated() {
+        Some(_) => !is_among(OF_ROOTS_GROUPS),
+        None => !FOR_ROOT.iter().any(|(_, tests)| is_among(tests)),
+    }
 }
 
 /// Programs and files of the user, where the user can read them.
@@ -211,13 +234,8 @@ fn results(output: &str) -> Option<(usize, usize)> {
     Some((number("passed")?, number("failed")?))
 }
 
-#[test]
-fn the_other_chapters_hold_for_an_ordinary_user() {
-    const FEWEST: usize = 180;
-    // Where every container takes a second (`hack/vm`), these stand for all.
-    const EMULATED: &[&str] = &["exec::", "lifecycle::", "terminal::"];
-    const FEWEST_EMULATED: usize = 50;
-    let home = home!();
+/// This test program once more, as the user.
+fn chapters_hold(home: &Home, words: &[&str], variables: &[(&str, &str)], fewest: usize) {
     let (busybox, witness) = payloads();
     for directory in ["deps", "examples"] {
         fs::create_dir(home.path(directory)).unwrap();
@@ -229,18 +247,13 @@ fn the_other_chapters_hold_for_an_ordinary_user() {
     fs::write(&list, "").unwrap();
     give(&list);
     let mut command = Command::new("timeout");
-    command.args(["-s", "KILL", "1200"]).arg(home.path("as-user")).arg(home.path("deps/integration"));
-    // Network devices are root's; races and faults are the same for everybody, and take long.
-    for chapter in ["net_devices::", "rootless::", "races::", "faults::", "state::a_runtime_killed_"] {
-        command.args(["--skip", chapter]);
-    }
+    command
+        .args(["-s", "KILL", "2000"])
+        .arg(home.path("as-user"))
+        .arg(home.path("deps/integration"))
+        .args(words);
     command.env("CORTEN", home.path("corten")).env("CORTEN_SKIPPED", &list).current_dir("/");
-    let emulated = std::env::var_os("CORTEN_EMULATED").is_some();
-    if emulated {
-        command.args(EMULATED);
-    }
-    let fewest = if emulated { FEWEST_EMULATED } else { FEWEST };
-    let output = command.output().unwrap();
+    let output = command.envs(variables.iter().copied()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "as a user:\n{text}");
     let (passed, failed) = results(&text).unwrap_or_else(|| panic!("no result in:\n{text}"));
@@ -248,6 +261,22 @@ fn the_other_chapters_hold_for_an_ordinary_user() {
     println!("as a user: {} passed, {needing_root} need root", passed - needing_root);
     assert_eq!(failed, 0, "{text}");
     assert!(passed - needing_root >= fewest, "only {} of {passed} were made:\n{text}", passed - needing_root);
+}
+
+#[test]
+fn the_other_chapters_hold_for_an_ordinary_user() {
+    // Network devices are root's; races and faults are the same for everybody, and take long.
+    let others = ["net_devices::", "rootless::", "races::", "faults::", "state::a_runtime_killed_"];
+    chapters_hold(&home!(), &others.map(|chapter| ["--skip", chapter]).concat(), &[], 180);
+}
+
+#[test]
+fn the_chapters_of_groups_hold_for_a_user_who_was_given_one() {
+    let home = home!();
+    let name = format!("corten-test-{}-chapters", std::process::id());
+    let delegated = Delegated::new(&name);
+    let variables = [("CORTEN_DELEGATED", name.as_str()), ("DOORS", &delegated.doors())];
+    chapters_hold(&home, OF_GROUPS, &variables, 25);
 }
 
 #[test]
@@ -560,10 +589,35 @@ fn keys_that_are_used_up_are_refused_with_the_way_out() {
         skip!("needs strace");
     }
     let create = bundle.birth("create", &[]);
-    let words = ["-qq", "-f", "-o", "/dev/null", "-e", "trace=keyctl", "-e", "inject=keyctl:error=EDQUOT"];
-    let call = Call::new("strace", &bundle.scratch()).args(words).arg(create.command.get_program());
-    call.args(create.command.get_args()).output().refused(1, &["kernel.keys.maxkeys", "--no-new-keyring"]);
+    let words = ["-f", "-o", "/dev/null", "-e", "trace=keyctl", "-e", "inject=keyctl:error=EDQUOT"];
+    let output = under_strace(&bundle, &words, &create).output();
+    output.refused(1, &["kernel.keys.maxkeys", "--no-new-keyring"]);
     bundle.assert_nothing_left("the refusal");
+}
+
+#[test]
+fn a_kernel_without_keyrings_is_no_obstacle() {
+    let mut bundle = bundle!();
+    if !there("strace") {
+        skip!("needs strace");
+    }
+    bundle.args(&["/bin/true"]);
+    let run = bundle.birth("run", &[]);
+    let words = ["-f", "-o", "/dev/null", "-e", "trace=keyctl", "-e", "inject=keyctl:error=ENOSYS"];
+    under_strace(&bundle, &words, &run).output().ok();
+}
+
+#[test]
+fn an_owner_of_a_tmpfs_who_is_not_mapped_is_refused() {
+    let home = home!();
+    let mut bundle = home.bundle();
+    bundle.shell("stat -c %u /mnt");
+    let mut run_with = |option: &str| {
+        let mount = json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs", "options": [option]});
+        bundle.set("/mounts/7", mount).run()
+    };
+    assert_eq!(run_with("uid=1000").ok().stdout(), "1000\n");
+    run_with("uid=4000000000").refused(1, &["mounts[7].options[0]", "is not mapped"]);
 }
 
 #[test]

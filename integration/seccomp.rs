@@ -5,10 +5,13 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, skip};
 use crate::call::{Call, Running, eventually};
+use crate::faults::{has_strace, under_strace};
 
 const DOCKER: &str = include_str!("../src/plan/seccomp/fixtures/docker.json");
 const PODMAN: &str = include_str!("../src/plan/seccomp/fixtures/podman.json");
@@ -272,6 +275,49 @@ fn nothing_is_left_in_a_container_of_how_its_listener_came_out() {
             eventually("the container speaks", || (created.stdout() == "3\n1\n").then_some(()));
         }
     }
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
+}
+
+/// The call with its courier killed before it has anything to bring, refused.
+fn without_its_courier(bundle: &Bundle, call: &Call, code: i32) {
+    let slow =
+        ["-f", "-o", "/dev/null", "-e", "trace=seccomp", "-e", "inject=seccomp:delay_enter=2000000:when=1"];
+    let strace = under_strace(bundle, &slow, call).spawn();
+    let below = |pids: Vec<i32>| pids.into_iter().flat_map(children).collect::<Vec<_>>();
+    // The runtime, its child, and that one's.
+    let courier = eventually("a courier waits", || below(below(children(strace.pid()))).pop());
+    kill(Pid::from_raw(courier), Signal::SIGKILL).expect("kill the courier");
+    let output = strace.wait();
+    assert_eq!(output.code(), code, "{output}");
+    // strace has something to say as well.
+    let said: Vec<_> = output.stderr.lines().filter(|line| !line.starts_with("strace:")).collect();
+    assert_eq!(
+        said,
+        ["linux.seccomp: who was to bring the listener out of the container was killed"],
+        "{output}"
+    );
+}
+
+#[test]
+fn a_listener_whose_courier_is_killed_is_waited_for_by_nobody() {
+    let mut bundle = bundle!();
+    if !has_python() || !has_strace() {
+        skip!("needs python3 and strace");
+    }
+    let socket = bundle.scratch().join("agent");
+    notifying(&mut bundle, socket.to_str().expect("a path"));
+    without_its_courier(&bundle, &bundle.birth("create", &[]), 1);
+    bundle.assert_nothing_left("the refusal");
+    let _agent = Agent::new(&bundle, libc::EXDEV);
+    bundle.running();
+    let exec = bundle.call(["exec", &bundle.id, "/bin/true"]);
+    without_its_courier(&bundle, &exec, 255);
+    bundle.assert_status("running");
+    bundle.exec(&["/bin/true"]).ok();
 }
 
 #[test]

@@ -111,11 +111,17 @@ fn cgroups(mark: &str) -> BTreeSet<PathBuf> {
     found
 }
 
-/// Where the host mounts its cgroup hierarchies, of either version.
+/// Below which group containers have theirs, where it is not the root: what a user was given (`rootless.rs`).
+pub fn delegated() -> Option<String> {
+    std::env::var("CORTEN_DELEGATED").ok()
+}
+
+/// Where containers have their groups: the cgroup hierarchies of the host, of either version.
 pub fn hierarchies() -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").expect("read mountinfo");
     let cgroup = |line: &&str| line.contains(" - cgroup ") || line.contains(" - cgroup2 ");
-    table.lines().filter(cgroup).filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
+    let mounted = table.lines().filter(cgroup).filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    mounted.map(|hierarchy| hierarchy.join(delegated().unwrap_or_default())).collect()
 }
 
 /// Visits everything below a directory, without following links. What vanishes meanwhile is not there.

@@ -4,8 +4,10 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::process::exit;
 use std::time::Duration;
 
@@ -42,6 +44,8 @@ fn main() {
             let _held = lock(path).expect("the lock");
             std::thread::sleep(Duration::from_secs(600))
         }
+        ["tell", path] => tell(path),
+        ["queue", port] => queue(port.parse().expect("a port")),
         ["sleep"] => std::thread::sleep(Duration::from_secs(60)),
         ["huge-pages", number] => say(kernel::map_huge_pages(number.parse().expect("a number"))),
         ["signal-wait"] => wait_for_signal(),
@@ -105,6 +109,31 @@ fn write(path: &str, data: &str) -> io::Result<()> {
 fn lock(path: &str) -> io::Result<Flock<fs::File>> {
     let file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| errno.into())
+}
+
+/// Says something to a socket of the host's, for ever.
+fn tell(path: &str) {
+    let socket = UnixDatagram::unbound().expect("a socket");
+    socket.connect(path).expect("connect");
+    loop {
+        // Nobody has to listen all the time.
+        let _ = socket.send(b"tick");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Connects to itself, and accepts when it is told to.
+fn queue(port: u16) {
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("listen");
+    let _connection = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+    fs::write("/tmp/queued", "").expect("write");
+    while !fs::exists("/tmp/go").expect("look") {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    listener.set_nonblocking(true).expect("do not wait");
+    let accepted = listener.accept().err().and_then(|error| error.raw_os_error());
+    fs::write("/tmp/draft", format!("{accepted:?}")).expect("write");
+    fs::rename("/tmp/draft", "/tmp/accepted").expect("rename");
 }
 
 /// One message to the service manager (sd_notify(3)).

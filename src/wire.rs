@@ -22,7 +22,9 @@ pub enum Report {
     Failed { step: u32, errno: i32, note: Note },
     /// The n-th hook of this step did not succeed, and `said` what it printed last.
     HookFailed { step: u32, hook: u32, how: HookEnd, said: Note },
-    /// With the seccomp listener, and a handle on the courier that brings it (`init/confine.rs`).
+    /// With a handle on the courier that will bring a seccomp listener (`init/confine.rs`). Waits for nothing.
+    Courier { step: u32 },
+    /// With the seccomp listener.
     Listener { step: u32 },
     /// A stand-in has cloned init.
     Born { pid: i32 },
@@ -79,6 +81,7 @@ mod kind {
     pub const HOOK_NOT_STARTED: u32 = 6;
     pub const LISTENER: u32 = 7;
     pub const BORN: u32 = 8;
+    pub const COURIER: u32 = 9;
 }
 
 impl Report {
@@ -95,6 +98,7 @@ impl Report {
                 };
                 (kind, step, value, hook, said)
             }
+            Report::Courier { step } => (kind::COURIER, step, 0, 0, Note::EMPTY),
             Report::Listener { step } => (kind::LISTENER, step, 0, 0, Note::EMPTY),
             Report::Born { pid } => (kind::BORN, 0, pid, 0, Note::EMPTY),
         };
@@ -118,6 +122,7 @@ impl Report {
             kind::FAILED => {
                 return Ok(Report::Failed { step, errno: value, note: Note::new(&message[HEADER..]) });
             }
+            kind::COURIER => return Ok(Report::Courier { step }),
             kind::LISTENER => return Ok(Report::Listener { step }),
             kind::BORN => return Ok(Report::Born { pid: value }),
             kind::HOOK_EXITED => HookEnd::Ended(Ended::Exited(value)),
@@ -166,17 +171,25 @@ pub fn receive_with_fds(from: BorrowedFd<'_>) -> Result<Option<(Report, Vec<Owne
 /// What a runtime says that was told to end before the program has begun.
 pub const INTERRUPTED: &str = "interrupted by a signal before the program began";
 
-/// Until something can be received, or `interrupt` becomes readable before; that is EINTR.
-pub fn wait_unless(from: BorrowedFd<'_>, interrupt: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-    let Some(interrupt) = interrupt else { return Ok(()) };
-    let mut fds = [from, interrupt].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    while let Err(error) = poll(&mut fds, PollTimeout::NONE) {
-        if error != Errno::EINTR {
-            return Err(error);
+/// Until something can be received; or one of `others`, its number, becomes readable and nothing was received by then.
+pub fn wait_unless(from: BorrowedFd<'_>, others: &[BorrowedFd<'_>]) -> Result<Option<usize>, Errno> {
+    if others.is_empty() {
+        return Ok(None);
+    }
+    let mut fds: Vec<_> = [from].iter().chain(others).map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let mut timeout = PollTimeout::NONE;
+    loop {
+        match poll(&mut fds, timeout) {
+            Err(Errno::EINTR) => continue,
+            result => result?,
+        };
+        let is_ready = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| !events.is_empty());
+        match fds.iter().position(is_ready) {
+            // It may have spoken after it was looked at, and before the other was.
+            Some(1..) if timeout == PollTimeout::NONE => timeout = PollTimeout::ZERO,
+            first => return Ok(first.and_then(|first| first.checked_sub(1))),
         }
     }
-    let has_spoken = fds[0].revents().is_some_and(|events| !events.is_empty());
-    if has_spoken { Ok(()) } else { Err(Errno::EINTR) }
 }
 
 /// Let the child go on.
@@ -242,6 +255,7 @@ mod tests {
                 how: HookEnd::NotStarted(Errno::ENOENT),
                 said: Note::EMPTY,
             },
+            Report::Courier { step: 40 },
             Report::Listener { step: 40 },
             Report::Born { pid: 1234 },
         ];
@@ -259,6 +273,18 @@ mod tests {
         let (parent, child) = pair().unwrap();
         drop(parent);
         assert_eq!(await_grant(child.as_fd()), Err(Errno::ECONNRESET));
+    }
+
+    #[test]
+    fn words_are_heard_before_the_end_of_who_could_have_brought_them() {
+        let (parent, child) = pair().unwrap();
+        let [ended, lives] = [(); 2].map(|()| pair().unwrap());
+        drop(ended.1);
+        let others = [lives.0.as_fd(), ended.0.as_fd()];
+        assert_eq!(wait_unless(parent.as_fd(), &others), Ok(Some(1)));
+        send(child.as_fd(), &Report::Reached { step: 1 }).unwrap();
+        assert_eq!(wait_unless(parent.as_fd(), &others), Ok(None));
+        assert_eq!(wait_unless(parent.as_fd(), &[]), Ok(None));
     }
 
     #[test]

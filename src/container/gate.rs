@@ -53,9 +53,9 @@ pub fn open(room: &Path, interrupt: Option<BorrowedFd<'_>>) -> Result<Option<Rep
     nix::unistd::write(&go, b"+").context("tell init to start")?;
     let blocking = nix::fcntl::OFlag::empty();
     nix::fcntl::fcntl(&outcome, nix::fcntl::FcntlArg::F_SETFL(blocking)).context("wait for init")?;
-    let report = match wire::wait_unless(outcome.as_fd(), interrupt) {
-        Err(Errno::EINTR) => bail!(wire::INTERRUPTED),
-        waited => waited.and_then(|()| wire::receive(outcome.as_fd())).context("hear from init")?,
+    let report = match wire::wait_unless(outcome.as_fd(), interrupt.as_slice()).context("hear from init")? {
+        Some(_) => bail!(wire::INTERRUPTED),
+        None => wire::receive(outcome.as_fd()).context("hear from init")?,
     };
     if report.is_none() {
         wait_for_last_reader(&go)?;

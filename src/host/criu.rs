@@ -144,6 +144,10 @@ impl Criu {
                         reason = heed(&answer.notice, fd).err();
                     }
                     self.say(&criu::acknowledgement(reason.is_none())?)?;
+                    if answer.notice.script == "pre-resume" {
+                        // It does not give up any more, and may wait for what is dead.
+                        reason.take().map_or(Ok(()), Err)?;
+                    }
                 }
                 (None, true) if answer.is(kind) => return Ok(()),
                 (None, _) => bail!(Refused { message: answer.message }),

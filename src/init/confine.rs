@@ -1,7 +1,7 @@
 //! Labels and filters. Runs in every process of a container.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -40,9 +40,12 @@ impl Init<'_> {
             }
             Side::Parent { pidfd, .. } => pidfd,
         };
+        // Whoever waits for the listener has to hear of its end, and we can look no more.
+        wire::send_with_fds(conversation, &Report::Courier { step }, &[courier.as_raw_fd()])?;
+        drop(courier);
         let listener = sys::seccomp::load(&filter.program, filter.flags)?.ok_or(Errno::EBADF)?;
-        let fds = [listener, courier, told, tell].map(IntoRawFd::into_raw_fd);
-        write_once(inherited(fds[3]), fds.map(i32::to_ne_bytes).as_flattened())?;
+        let fds = [listener, told, tell].map(IntoRawFd::into_raw_fd);
+        write_once(inherited(fds[2]), fds.map(i32::to_ne_bytes).as_flattened())?;
         Ok(wire::await_grant(conversation)?)
     }
 }
@@ -54,12 +57,12 @@ fn carry(conversation: BorrowedFd<'_>, step: u32, told: BorrowedFd<'_>, sender: 
     if getppid() != sender {
         return Err(Errno::ESRCH);
     }
-    let mut numbers = [[0; 4]; 4];
+    let mut numbers = [[0; 4]; 3];
     if nix::unistd::read(told, numbers.as_flattened_mut())? < size_of_val(&numbers) {
         return Err(Errno::EBADMSG);
     }
     let fds = numbers.map(i32::from_ne_bytes);
-    wire::send_with_fds(conversation, &Report::Listener { step }, &fds[..2])?;
+    wire::send_with_fds(conversation, &Report::Listener { step }, &fds[..1])?;
     fds.into_iter().try_for_each(nix::unistd::close)
 }
 

@@ -36,8 +36,9 @@ impl Conversation<'_> {
         if let Some(score) = oom_score_adj.filter(|_| !oom_score_by_birth) {
             oom::set_score(self.child.pid, score)?;
         }
+        let mut courier = None;
         loop {
-            match self.receive()? {
+            match self.receive(courier.as_ref())? {
                 Some((Report::Reached { step }, _)) => match self.moment(step)? {
                     // It was, before anybody listened.
                     Moment::Placed => {}
@@ -45,7 +46,13 @@ impl Conversation<'_> {
                     Moment::Assembled => run_hooks(self.plan, self.state, self.child.pid)?,
                     Moment::Ready => return Ok(()),
                 },
-                Some((Report::Listener { step }, fds)) => self.forward_listener(step, fds)?,
+                Some((Report::Courier { .. }, mut fds)) => {
+                    courier = fds.pop();
+                    continue;
+                }
+                Some((Report::Listener { step }, fds)) => {
+                    self.forward_listener(step, fds, courier.take())?;
+                }
                 Some((report, _)) => return Err(self.refusal(report)),
                 None => return Err(self.obituary()),
             }
@@ -69,17 +76,27 @@ impl Conversation<'_> {
 
     /// The socket closes when the child executes its program, or fails to with a word on it.
     pub fn until_executed(&self) -> Result<()> {
-        match self.receive()? {
+        match self.receive(None)? {
             None => Ok(()),
             Some((report, _)) => Err(self.refusal(report)),
         }
     }
 
-    fn receive(&self) -> Result<Option<(Report, Vec<OwnedFd>)>> {
+    /// What the child, or its courier, says next. The child cannot hear of the courier's end, so it is looked for here.
+    fn receive(&self, courier: Option<&OwnedFd>) -> Result<Option<(Report, Vec<OwnedFd>)>> {
         let socket = self.socket.as_fd();
-        match wire::wait_unless(socket, self.interrupt) {
-            Err(Errno::EINTR) => bail!(wire::INTERRUPTED),
-            waited => waited.and_then(|()| wire::receive_with_fds(socket)).context("hear from the child"),
+        let ends = [
+            (self.interrupt, wire::INTERRUPTED),
+            (
+                courier.map(AsFd::as_fd),
+                "linux.seccomp: who was to bring the listener out of the container was killed",
+            ),
+        ];
+        let (fds, words): (Vec<_>, Vec<_>) =
+            ends.into_iter().filter_map(|(fd, words)| Some((fd?, words))).unzip();
+        match wire::wait_unless(socket, &fds).context("hear from the child")? {
+            Some(end) => bail!(words[end]),
+            None => wire::receive_with_fds(socket).context("hear from the child"),
         }
     }
 
@@ -94,14 +111,14 @@ impl Conversation<'_> {
         }
     }
 
-    fn forward_listener(&self, step: u32, fds: Vec<OwnedFd>) -> Result<()> {
+    fn forward_listener(&self, step: u32, fds: Vec<OwnedFd>, courier: Option<OwnedFd>) -> Result<()> {
         let Action::Seccomp { filter, .. } = &self.step(step)?.action else {
             bail!("the child has a seccomp listener at step {step}, which loads no filter");
         };
         let listener = filter.listener.as_ref().context("a seccomp listener that nobody asked for")?;
-        let [fd, courier] = <[OwnedFd; 2]>::try_from(fds)
+        let [fd] = <[OwnedFd; 1]>::try_from(fds)
             .map_err(|fds| anyhow!("a seccomp listener came as {} descriptors", fds.len()))?;
-        await_end(&courier)?;
+        await_end(&courier.context("a seccomp listener that nobody brings")?)?;
         sockets::send_listener(
             listener,
             fd.as_fd(),
@@ -196,7 +213,7 @@ pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
 /// What the kernel's answer to a label means, where it says nothing by itself.
 fn label_refused(file: &CStr, text: &CStr, errno: Errno) -> Option<Error> {
     let text = text.to_string_lossy();
-    let profile = text.strip_prefix("exec ").unwrap_or(&text);
+    let profile = text.strip_prefix(confinement::APPARMOR_COMMAND).unwrap_or(&text);
     let apparmor = file == confinement::APPARMOR_EXEC;
     Some(match errno {
         Errno::ENOENT if apparmor => {

@@ -34,7 +34,7 @@ use crate::plan::{Action, Plan};
 use crate::sys::fd::send_with_fd;
 use crate::sys::mount::{Attributes, Depth, attr, set_attributes};
 use crate::sys::path::open_in_root;
-use crate::sys::process::open_pidfd;
+use crate::sys::process::{open_pidfd, signal};
 
 /// The directory on which criu finds the root of a container whose room is `room`.
 pub fn place(room: &Path) -> PathBuf {
@@ -128,8 +128,18 @@ impl Restoration<'_> {
                 _ => bail!("criu has restored a terminal that nobody takes"),
             },
             "post-restore" => self.settle(notice.pid, state),
+            "pre-resume" => self.check_labels(),
             _ => Ok(()),
         }
+    }
+
+    /// Credentials and labels come last, after all that can fail: criu goes on whatever we say, so we end it ourselves.
+    fn check_labels(&self) -> Result<()> {
+        let child = self.attempt.child.as_ref().context("criu resumes what it has not restored")?;
+        verify::labels(self.plan, self.request, child.pid).inspect_err(|_| {
+            // It is ended and waited for once more when criu has let go of it.
+            let _ = signal(child.pidfd.as_fd(), libc::SIGKILL);
+        })
     }
 
     /// Everything is there, and stands still.

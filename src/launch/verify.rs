@@ -1,11 +1,12 @@
-//! Holds a restored container's mounts against its plan, while its processes stand still.
+//! Holds a restored container's mounts and labels against its plan, while its processes stand still.
 //!
 //! Runs outside. An image is as trusted as whoever made it, but a root filesystem is not, and CRIU mounts by path: what
 //! the configuration takes from the host must be where it says, hidden what it hides, and read-only what it says is
 //! (CVE-2024-8676, CVE-2026-119101). What a container may mount, it may have mounted otherwise since.
 
 use std::ffi::{CStr, OsStr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -15,7 +16,9 @@ use nix::sys::stat::{SFlag, fstat, stat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use super::checkpoint::root_of;
-use crate::plan::{Action, Mount, MountWhat, Plan, checkpoint as planned};
+use crate::plan::checkpoint::{self as planned, Label};
+use crate::plan::criu::Request;
+use crate::plan::{Action, Mount, MountWhat, Plan};
 use crate::sys::fd::is_null_device;
 use crate::sys::path::open_in_root;
 
@@ -40,6 +43,23 @@ pub fn mounts(plan: &Plan, pid: i32) -> Result<()> {
             Action::ReadOnlyRoot => check_read_only(&root, c"/")?,
             _ => {}
         }
+    }
+    Ok(())
+}
+
+/// A criu without support for a security module leaves its own label to what it restores, which may confine nothing. And
+/// an image may name any.
+pub fn labels(plan: &Plan, request: &Request, pid: i32) -> Result<()> {
+    for Label { place, file, name } in planned::labels(plan, request) {
+        let path = format!("/proc/{pid}/{file}");
+        let current = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let current = current.trim_end_matches(['\0', '\n']);
+        // AppArmor's comes with its mode.
+        let found = current.split_once(" (").map_or(current, |(found, _)| found);
+        ensure!(
+            found == name,
+            "{place}: criu has restored the process as {found:?}, and not as {name:?} (does this criu support it?)"
+        );
     }
     Ok(())
 }
@@ -88,12 +108,17 @@ fn check_read_only(place: &OwnedFd, inside: &CStr) -> Result<()> {
     Ok(())
 }
 
-/// A directory is hidden by an empty filesystem, anything else by the null device.
+/// A directory is hidden by an empty filesystem that is read-only, anything else by the null device.
 fn check_mask(place: &OwnedFd, inside: &CStr) -> Result<()> {
-    let found = fstat(place).with_context(|| format!("look at {inside:?}"))?;
-    if SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR {
-        return check_read_only(place, inside);
-    }
-    ensure!(is_null_device(&found), "the checkpoint does not hide {inside:?}");
+    let context = || format!("look at {inside:?}");
+    let found = fstat(place).with_context(context)?;
+    let is_hidden = if SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR {
+        let entries = fs::read_dir(format!("/proc/self/fd/{}", place.as_raw_fd())).with_context(context)?;
+        let is_read_only = fstatvfs(place).with_context(context)?.flags().contains(FsFlags::ST_RDONLY);
+        is_read_only && entries.count() == 0
+    } else {
+        is_null_device(&found)
+    };
+    ensure!(is_hidden, "the checkpoint does not hide {inside:?}");
     Ok(())
 }

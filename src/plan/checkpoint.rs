@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 
 use super::annotations::{self, CRIU_CONFIG};
 use super::cgroup::Location;
+use super::confinement::{APPARMOR_COMMAND, APPARMOR_EXEC, SELINUX_EXEC};
 use super::criu::{self, Features, Fields, Kind, Request, Value, opts};
 use super::facts::Authority;
 use super::namespaces::{KINDS, Place};
@@ -185,6 +186,38 @@ pub fn may_mount(plan: &Plan) -> bool {
         _ => None,
     });
     bounding.is_none_or(|bounding| bounding & (1 << CAP_SYS_ADMIN) != 0)
+}
+
+/// A label that a restored process must have: the member that says so, the file below `/proc/PID` that tells, the name.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Label {
+    pub place: &'static str,
+    pub file: &'static str,
+    pub name: String,
+}
+
+/// Those of the configuration, unless the caller has asked for another one.
+pub fn labels(plan: &Plan, request: &Request) -> Vec<Label> {
+    let asked = request.options.iter().find_map(|(field, value)| match value {
+        Value::Text(text) if *field == opts::LSM_PROFILE => Some(String::from_utf8_lossy(text)),
+        _ => None,
+    });
+    let mut labels = Vec::new();
+    for step in &plan.steps {
+        let Action::Label { file, text } = &step.action else { continue };
+        let (kind, place, current) = match file.as_c_str() {
+            file if file == APPARMOR_EXEC => {
+                ("apparmor:", "process.apparmorProfile", "attr/apparmor/current")
+            }
+            file if file == SELINUX_EXEC => ("selinux:", "process.selinuxLabel", "attr/current"),
+            _ => continue,
+        };
+        let text = text.to_string_lossy();
+        let configured = text.strip_prefix(APPARMOR_COMMAND).unwrap_or(&text);
+        let name = asked.as_ref().and_then(|asked| asked.strip_prefix(kind)).unwrap_or(configured);
+        labels.push(Label { place, file: current, name: name.to_string() });
+    }
+    labels
 }
 
 /// A configuration whose container has a time namespace of its own, whatever was asked for.

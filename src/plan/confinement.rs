@@ -19,6 +19,9 @@ pub const APPARMOR_EXEC: &CStr = c"thread-self/attr/apparmor/exec";
 pub const SELINUX_EXEC: &CStr = c"thread-self/attr/exec";
 pub const SELINUX_KEYS: &CStr = c"thread-self/attr/keycreate";
 
+/// Before the name of a profile, in what is written to [`APPARMOR_EXEC`].
+pub const APPARMOR_COMMAND: &str = "exec ";
+
 /// personality(2)
 const DOMAINS: &[(LinuxPersonalityDomain, u64)] =
     &[(LinuxPersonalityDomain::PerLinux, 0), (LinuxPersonalityDomain::PerLinux32, 8)];
@@ -47,7 +50,7 @@ pub fn plan_labels(request: &Request, process: &Process, steps: &mut Steps) -> R
             enabled,
             "process.apparmorProfile: {profile:?} is asked for, but AppArmor is not enabled here"
         );
-        let text = c_string(format!("exec {profile}"))?;
+        let text = c_string(format!("{APPARMOR_COMMAND}{profile}"))?;
         steps.every(Action::Label { file: APPARMOR_EXEC.into(), text });
     }
     if let Some(label) = selinux_label(request, process)? {

@@ -208,6 +208,28 @@ fn streams_of_an_image_are_only_names() {
 }
 
 #[test]
+fn a_restored_process_has_its_configured_labels_or_the_one_that_is_asked_for() {
+    let mut given = Given::new(json!({
+        "process": {"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0},
+            "apparmorProfile": "web", "selinuxLabel": "u:r:web_t:s0"},
+        "linux": {"namespaces": [{"type": "mount"}]},
+    }));
+    (given.facts.apparmor, given.facts.selinux) = (true, true);
+    let plan = steps::birth(&given.request()).unwrap();
+    for (asked, expected) in [
+        (None, ["web", "u:r:web_t:s0"]),
+        (Some("apparmor:other"), ["other", "u:r:web_t:s0"]),
+        (Some("selinux:u:r:other_t:s0"), ["web", "u:r:other_t:s0"]),
+    ] {
+        let options = asked.map(|profile| (opts::LSM_PROFILE, Value::text(profile))).into_iter().collect();
+        let streams = [const { None }; 3];
+        let asked = restore(&given.request(), &plan, Path::new("/r"), &streams, &wishes(options)).unwrap();
+        let labels: Vec<_> = labels(&plan, &asked).into_iter().map(|label| label.name).collect();
+        assert_eq!(labels, expected);
+    }
+}
+
+#[test]
 fn what_criu_cannot_restore_is_refused() {
     let refused = |given: &Given| dumped(given, &wishes(Vec::new())).unwrap_err().to_string();
     let mut idmapped = small();

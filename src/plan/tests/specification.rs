@@ -68,10 +68,12 @@ fn whatever_is_done_or_refused_has_a_test_and_the_rest_a_reason() {
         }
         assert!(state != "refused" || !remark.is_empty(), "{subject}: no reason");
     }
-    // The two-column tables: mount options.
-    let (_, options) = PAGE.split_once("## Mount options").unwrap();
-    for name in options.lines().filter_map(|line| line.rsplit('|').nth(1)).map(str::trim) {
-        let Some(test) = name.strip_prefix('`').and_then(|name| name.strip_suffix('`')) else { continue };
+    // Where the tables are of another kind.
+    let (_, others) = PAGE.split_once("## Mount options").unwrap();
+    let is_test = |word: &&str| {
+        word.matches('_').count() > 2 && word.bytes().all(|byte| byte == b'_' || byte.is_ascii_alphanumeric())
+    };
+    for test in others.split('`').skip(1).step_by(2).filter(is_test) {
         assert!(sources.iter().any(|text| text.contains(&format!("fn {test}()"))), "no test {test:?}");
     }
 }
