@@ -265,7 +265,8 @@ impl<'a> Planner<'a> {
 
     pub fn add(&self, mount: Mount, steps: &mut Steps) {
         // What may be there has been checked by name.
-        let onto_procfs = Path::new(&self.destination).starts_with("/proc");
+        let below = self.destination.strip_prefix("/proc");
+        let onto_procfs = below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         steps.birth(Action::Mount(Box::new(Mount { onto_procfs, ..mount })));
     }
 

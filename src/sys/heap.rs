@@ -12,8 +12,8 @@ use std::ptr::null_mut;
 /// What every block is aligned to, as with malloc(3).
 const ALIGNMENT: usize = 16;
 
-/// Every multiple of the alignment up to 128, then four sizes to each doubling, up to 4 KiB.
-const SIZES: usize = 28;
+/// Every multiple of the alignment up to 128, then four sizes to each doubling, up to 32 KiB.
+const SIZES: usize = 40;
 
 /// What blocks are cut from, at a time.
 const SLAB: usize = 64 << 10;
@@ -149,7 +149,7 @@ mod tests {
     fn every_small_size_has_a_list_of_blocks_that_are_hardly_larger() {
         let heap = Heap::new();
         let (mut lists, mut before) = (0, 0);
-        for size in 1..=4096 {
+        for size in 1..=32768 {
             let list = heap.list(size, ALIGNMENT).unwrap();
             lists += usize::from(list.size != before);
             before = list.size;
@@ -158,13 +158,13 @@ mod tests {
             assert!(list.size - size < ALIGNMENT.max(size / 4), "{size}: {}", list.size);
         }
         assert_eq!(lists, SIZES);
-        assert!(heap.list(4097, ALIGNMENT).is_none() && heap.list(8, 2 * ALIGNMENT).is_none());
+        assert!(heap.list(32769, ALIGNMENT).is_none() && heap.list(8, 2 * ALIGNMENT).is_none());
     }
 
     #[test]
     fn blocks_are_apart_from_each_other_and_are_used_again() {
         let heap = Heap::new();
-        let sizes = || (1..=5000).step_by(7);
+        let sizes = || (1..=40_000).step_by(77);
         let fill = || sizes().map(|size| take(&heap, size, size as u8)).collect::<Vec<_>>();
         let blocks = fill();
         for (block, size) in blocks.iter().zip(sizes()) {
@@ -183,7 +183,7 @@ mod tests {
         let heap = Heap::new();
         let (mut block, mut size) = (take(&heap, 10, 7), 10);
         for (next, stays) in
-            [(16, true), (17, false), (4096, false), (4097, false), (90_000, false), (33, false)]
+            [(16, true), (17, false), (32_768, false), (32_769, false), (90_000, false), (33, false)]
         {
             // SAFETY: it is from this heap, with this layout.
             let moved = unsafe { heap.realloc(block, layout(size), next) };
