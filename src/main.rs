@@ -22,6 +22,11 @@ use nix::errno::Errno;
 use cli::{Cli, Command, Exit};
 use log::Log;
 
+// Tests have threads.
+#[cfg(not(test))]
+#[global_allocator]
+static HEAP: sys::heap::Heap = sys::heap::Heap::new();
+
 fn main() -> ExitCode {
     let begin = sys::stamps::now();
     let cli = match cli::parse(std::env::args_os()) {

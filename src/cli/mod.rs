@@ -13,9 +13,10 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use words::{Order, Words};
+use words::Order::{self, Mixed, OptionsFirst};
+use words::Words;
 
 const NAME: &str = "corten";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -36,9 +37,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-// Deferred: only the command that was named pays for building its options.
 #[derive(Debug, Subcommand)]
-#[command(defer = true)]
 pub enum Command {
     /// Create a container from a bundle; its process waits for `start`
     Create(Create),
@@ -98,36 +97,60 @@ pub enum Exit {
     Refusal { sentence: String, status: u8, global: Option<Box<GlobalOptions>> },
 }
 
-/// Commands that hand the words after the container's id to another program, or take `-9` for a signal.
-const OPTIONS_FIRST: &[&str] = &["exec", "kill", "ps"];
+/// Adds the options of a command to its definition.
+type Define = fn(clap::Command) -> clap::Command;
+
+/// How each command's words are read. Some commands hand those after the container's id to another program, or take
+/// `-9` for a signal.
+const GRAMMAR: &[(&str, Order, Define)] = &[
+    ("create", Mixed, Create::augment_args),
+    ("start", Mixed, Start::augment_args),
+    ("run", Mixed, Run::augment_args),
+    ("exec", OptionsFirst, Exec::augment_args),
+    ("state", Mixed, State::augment_args),
+    ("kill", OptionsFirst, Kill::augment_args),
+    ("pause", Mixed, Pause::augment_args),
+    ("resume", Mixed, Resume::augment_args),
+    ("update", Mixed, Update::augment_args),
+    ("delete", Mixed, Delete::augment_args),
+    ("list", Mixed, List::augment_args),
+    ("ps", OptionsFirst, Ps::augment_args),
+    ("events", Mixed, Events::augment_args),
+    ("checkpoint", Mixed, Checkpoint::augment_args),
+    ("restore", Mixed, Restore::augment_args),
+    ("spec", Mixed, Spec::augment_args),
+    ("features", Mixed, |command| command),
+    ("plan", Mixed, Plan::augment_args),
+];
 
 /// `argv` begins with the program's own name.
 pub fn parse(argv: impl IntoIterator<Item = OsString>) -> Result<Cli, Exit> {
     let mut argv = argv.into_iter();
     let program = argv.next().unwrap_or_default();
-    let mut definition = Cli::command().no_binary_name(true);
-    let Words { options: global, positionals } =
-        words::split(&definition, Order::OptionsFirst, argv.collect());
+    let definition = clap::Command::new(NAME).version(VERSION).args_override_self(true);
+    let definition = definition.disable_version_flag(true).disable_help_subcommand(true);
+    let definition = GlobalOptions::augment_args(definition);
+    let Words { options: global, positionals } = words::split(&definition, OptionsFirst, argv.collect());
 
-    let mut line = global.clone();
-    let name = positionals.first().and_then(|first| first.to_str());
-    let name = name.filter(|name| definition.find_subcommand(name).is_some());
-    if let Some(name) = name {
-        let order = if OPTIONS_FIRST.contains(&name) { Order::OptionsFirst } else { Order::Mixed };
-        definition = definition.mut_subcommand(name, |command| {
-            let mut command = command.args_override_self(true);
-            command.build();
-            line.push(name.into());
-            line.extend(words::split(&command, order, positionals[1..].to_vec()).into_line());
-            command
-        });
-    } else {
-        line.extend_from_slice(&positionals);
-    }
-    let parsed = definition.try_get_matches_from_mut(line);
-    parsed
-        .and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches))
-        .map_err(|error| exit(&error, &program, global, name))
+    let name = positionals.first();
+    let known = GRAMMAR.iter().find(|(listed, ..)| name.is_some_and(|name| name == listed));
+    let Some(&(name, order, define)) = known else {
+        let line = [global.as_slice(), &positionals].concat();
+        return read(Cli::command(), line).map_err(|error| exit(&error, &program, global, None));
+    };
+    let command = define(clap::Command::new(name)).args_override_self(true);
+    let own = words::split(&command, order, positionals[1..].to_vec()).into_line();
+    let line = [global.as_slice(), &[name.into()], &own].concat();
+    // One command alone is read at half the cost. To refuse a line, or to answer it, takes all of them.
+    let all = || Cli::command().mut_subcommand(name, |command| command.args_override_self(true));
+    read(definition.subcommand(command), line.clone())
+        .or_else(|_| read(all(), line))
+        .map_err(|error| exit(&error, &program, global, Some(name)))
+}
+
+fn read(definition: clap::Command, line: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut matches = definition.no_binary_name(true).try_get_matches_from(line)?;
+    Cli::from_arg_matches_mut(&mut matches)
 }
 
 fn exit(error: &clap::Error, program: &OsStr, global: Vec<OsString>, command: Option<&str>) -> Exit {
@@ -188,6 +211,22 @@ mod tests {
     #[test]
     fn definitions_are_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_command_is_read_by_its_own_options() {
+        let mut definition = Cli::command().disable_help_subcommand(true);
+        definition.build();
+        for whole in definition.get_subcommands() {
+            let name = whole.get_name();
+            let (.., define) = GRAMMAR.iter().find(|(listed, ..)| *listed == name).expect(name);
+            let mut alone = define(clap::Command::new("alone"));
+            alone.build();
+            let names = |command: &clap::Command| {
+                command.get_arguments().map(|argument| format!("{argument:?}")).collect::<Vec<_>>()
+            };
+            assert_eq!(names(&alone), names(whole), "{name}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::container::state::{self, State};
 use crate::container::{Status, check_id, read_config};
 use crate::host::cgroup;
 use crate::launch::foreground::{Foreground, own_size, receive_terminal};
+use crate::launch::spawn::Child;
 use crate::launch::{self, Contact, Whereto, sockets};
 use crate::plan::cgroup::Location;
 use crate::plan::facts::Facts;
@@ -56,15 +57,15 @@ pub fn exec(context: &Context<'_>, options: &cli::Exec) -> Result<u8> {
     let foreground = Foreground::prepare()?;
     let (ours, theirs) = sockets::console_pair()?;
     let contact = contact(options, &console, Some(theirs), Some(foreground.share_interrupt()?))?;
-    let born = launch_in_group(&plan, &state, options, init, contact)?;
+    let child = launch_in_group(&plan, &state, options, init, contact)?;
     tell_times(context.log);
     let attended =
-        receive_terminal(ours.as_fd()).and_then(|terminal| foreground.attend(&born.child, terminal, None));
+        receive_terminal(ours.as_fd()).and_then(|terminal| foreground.attend(&child, terminal, None));
     match attended {
         Ok(ended) => Ok(ended.status() as u8),
         // Nobody would hear of its end.
         Err(error) => {
-            born.child.end()?;
+            child.end()?;
             Err(error)
         }
     }
@@ -162,7 +163,7 @@ fn launch_in_group(
     options: &cli::Exec,
     init: i32,
     contact: Contact,
-) -> Result<launch::Born> {
+) -> Result<Child> {
     let Some(own) = &state.cgroup else {
         ensure!(options.cgroup.is_empty(), "--cgroup: the container has no cgroup of its own");
         return launch::guest(plan, state, Whereto::Nowhere, contact);

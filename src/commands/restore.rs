@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::{Context, birth, checkpoint, delete, start};
 use crate::cli;
-use crate::container::{Container, check_id};
+use crate::container::check_id;
 use crate::launch::foreground::{Foreground, own_size, receive_terminal};
 use crate::launch::{Born, Contact, restore as launch, sockets};
 use crate::plan::bundle::Bundle;
@@ -26,8 +26,8 @@ use crate::sys::process::set_child_subreaper;
 pub fn restore(context: &Context<'_>, options: &cli::Restore) -> Result<u8> {
     let console = |otherwise| options.console_socket.clone().map_or(otherwise, Console::Socket);
     if options.detach {
-        bring_back(context, options, console(Console::None), None, None)?;
-        poststart(context, &options.id)?;
+        let born = bring_back(context, options, console(Console::None), None, None)?;
+        start::after_start(&born.container, context.log)?;
         return Ok(0);
     }
     if !options.no_subreaper {
@@ -37,10 +37,12 @@ pub fn restore(context: &Context<'_>, options: &cli::Restore) -> Result<u8> {
     let (ours, theirs) = sockets::console_pair()?;
     let interrupt = Some(foreground.share_interrupt()?);
     let console = console(Console::Foreground(own_size()));
-    let born = bring_back(context, options, console, Some(theirs), interrupt)?;
+    let Born { container, child } = bring_back(context, options, console, Some(theirs), interrupt)?;
     let attended = receive_terminal(ours.as_fd()).and_then(|terminal| {
-        poststart(context, &options.id)?;
-        foreground.attend(&born.child, terminal, None)
+        // As after `start`: a hook that fails is the container's end.
+        start::after_start(&container, context.log)?;
+        drop(container);
+        foreground.attend(&child, terminal, None)
     });
     let ended = attended.inspect_err(|_| give_up(context, &options.id))?;
     delete::delete_stopped(context, &options.id)?;
@@ -107,11 +109,6 @@ fn streams(wishes: &Wishes) -> Result<Vec<Option<String>>> {
     file.take(LARGEST).read_to_end(&mut text).with_context(|| format!("read {shown}"))?;
     let names: Vec<Json> = serde_json::from_slice(&text).context(shown)?;
     Ok(names.iter().map(|name| name.as_str().map(str::to_string)).collect())
-}
-
-/// As after `start`: a hook that fails is the container's end.
-fn poststart(context: &Context<'_>, id: &str) -> Result<()> {
-    start::after_start(&Container::enter(&context.store, id)?, context.log)
 }
 
 /// A container that nobody attends any more is nobody's.

@@ -6,9 +6,8 @@ use anyhow::{Context as _, Result};
 
 use super::{Context, birth, delete, start, tell_times};
 use crate::cli;
-use crate::container::Container;
 use crate::launch::foreground::{Foreground, own_size, receive_terminal};
-use crate::launch::sockets;
+use crate::launch::{Born, sockets};
 use crate::plan::request::Console;
 use crate::sys::process::set_child_subreaper;
 
@@ -16,8 +15,8 @@ use crate::sys::process::set_child_subreaper;
 pub fn run(context: &Context<'_>, options: &cli::Run) -> Result<u8> {
     if options.detach {
         let console = options.birth.console_socket.clone().map_or(Console::None, Console::Socket);
-        birth::give_birth(context, &options.birth, &options.id, console, None)?;
-        let started = enter(context, &options.id).and_then(|it| start::detached(it, context.log));
+        let born = birth::give_birth(context, &options.birth, &options.id, console, None)?;
+        let started = start::detached(born.container, context.log);
         return started.map(|()| 0).inspect_err(|_| give_up(context, &options.id));
     }
     if !options.birth.no_subreaper {
@@ -27,21 +26,18 @@ pub fn run(context: &Context<'_>, options: &cli::Run) -> Result<u8> {
     let (ours, theirs) = sockets::console_pair()?;
     let console =
         options.birth.console_socket.clone().map_or_else(|| Console::Foreground(own_size()), Console::Socket);
-    let born = birth::give_birth(context, &options.birth, &options.id, console, Some((theirs, &foreground)))?;
+    let Born { container, child } =
+        birth::give_birth(context, &options.birth, &options.id, console, Some((theirs, &foreground)))?;
     let attended = receive_terminal(ours.as_fd()).and_then(|terminal| {
-        let notify = start::open(enter(context, &options.id)?, context.log, Some(foreground.interrupt()))?;
+        let notify = start::open(container, context.log, Some(foreground.interrupt()))?;
         tell_times(context.log);
-        foreground.attend(&born.child, terminal, notify.as_ref())
+        foreground.attend(&child, terminal, notify.as_ref())
     });
     let ended = attended.inspect_err(|_| give_up(context, &options.id))?;
     if !options.keep {
         delete::delete_stopped(context, &options.id)?;
     }
     Ok(ended.status() as u8)
-}
-
-fn enter(context: &Context<'_>, id: &str) -> Result<Container> {
-    Container::enter(&context.store, id)
 }
 
 /// A container that could not be started, or that nobody attends any more, is nobody's.

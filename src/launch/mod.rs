@@ -20,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::container::state::{self, Process, State};
 use crate::container::store::{Room, Store, write_atomically};
-use crate::container::{CONFIG, gate};
+use crate::container::{CONFIG, Container, gate};
 use crate::host::cgroup::{self, Cgroup};
 use crate::host::oom::Lent;
 use crate::host::resctrl::{self, Resctrl};
@@ -47,8 +47,9 @@ pub struct Contact {
     pub interrupt: Option<OwnedFd>,
 }
 
-/// A container or a guest that has come to the point where only its own program is left to run.
+/// A container that has come to the point where only its own program is left to run. It is still locked.
 pub struct Born {
+    pub container: Container,
     pub child: Child,
 }
 
@@ -69,14 +70,19 @@ pub fn birth(
 
 /// The child of an attempt that came out well; of another, nothing is left.
 fn conclude(
-    outcome: Result<()>,
+    outcome: Result<State>,
     attempt: Attempt,
     plan: &Plan,
     last_words: Option<Vec<u8>>,
     log: &Log,
 ) -> Result<Born> {
-    let Err(error) = outcome else {
-        return Ok(Born { child: attempt.child.context("a container without a child")? });
+    let error = match outcome {
+        Ok(state) => {
+            let room = attempt.room.context("a container without a room")?;
+            let child = attempt.child.context("a container without a child")?;
+            return Ok(Born { container: Container { room, state }, child });
+        }
+        Err(error) => error,
     };
     let had_lived = attempt.child.is_some();
     let error = undone(attempt, error);
@@ -117,7 +123,7 @@ fn try_birth(
     config: &[u8],
     contact: Contact,
     attempt: &mut Attempt,
-) -> Result<()> {
+) -> Result<State> {
     claim(store, plan, &mut state, config, attempt)?;
     let room = attempt.room.as_ref().context("a container without a room")?;
     if let Some(place) = &state.host_mount {
@@ -157,7 +163,7 @@ fn try_birth(
     announce(child, contact.pid_file, contact.pidfd_socket.as_deref(), &mut attempt.pid_file)?;
     wire::grant(socket.as_fd()).context("tell the child to go on")?;
     timing::done("write the state, tell the caller");
-    Ok(())
+    Ok(state)
 }
 
 /// Take the id, write down what is intended, and make the groups.
@@ -260,10 +266,10 @@ pub enum Whereto<'a> {
 }
 
 /// Make one more process in a container, as far as its program.
-pub fn guest(plan: &Plan, state: &State, whereto: Whereto<'_>, contact: Contact) -> Result<Born> {
+pub fn guest(plan: &Plan, state: &State, whereto: Whereto<'_>, contact: Contact) -> Result<Child> {
     let mut attempt = Attempt::default();
     match try_guest(plan, state, whereto, contact, &mut attempt) {
-        Ok(()) => Ok(Born { child: attempt.child.take().context("a birth without a child")? }),
+        Ok(()) => attempt.child.context("a birth without a child"),
         Err(error) => Err(undone(attempt, error)),
     }
 }
@@ -350,5 +356,8 @@ fn raise_limits(plan: &Plan) {
 }
 
 fn write_state(room: &Room, state: &State) -> Result<()> {
-    room.write(state::FILE, &serde_json::to_vec(state).context("write the state")?)
+    // It does not grow while it is written.
+    let mut text = Vec::with_capacity(4 << 10);
+    serde_json::to_writer(&mut text, state).context("write the state")?;
+    room.write(state::FILE, &text)
 }

@@ -65,7 +65,7 @@ struct Restoration<'a> {
 }
 
 impl Restoration<'_> {
-    fn go(mut self, store: &Store, mut state: State, config: &[u8]) -> Result<()> {
+    fn go(mut self, store: &Store, mut state: State, config: &[u8]) -> Result<State> {
         claim(store, self.plan, &mut state, config, self.attempt)?;
         let root = place(&store.path(&state.id));
         fs::create_dir(&root).with_context(|| format!("make directory {root:?}"))?;
@@ -93,7 +93,8 @@ impl Restoration<'_> {
                 Ok(()) => error,
                 Err(also) => error.context(format!("(and could not clean up: {also:#})")),
             }
-        })
+        })?;
+        Ok(state)
     }
 
     fn start(&self, slots: &Slots, root: &CStr) -> Result<Criu> {

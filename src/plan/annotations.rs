@@ -90,7 +90,7 @@ pub fn is_set(spec: &Spec, name: &str) -> bool {
 /// An absolute path of the host's.
 pub fn path(spec: &Spec, name: &str) -> Result<Option<CString>> {
     let value = get(spec, name).filter(|value| !value.is_empty());
-    value.map(|value| c_path(Path::new(value), &format!("annotations.{name}"))).transpose()
+    value.map(|value| c_path(Path::new(value), format_args!("annotations.{name}"))).transpose()
 }
 
 pub fn pidfd_receiver(spec: &Spec) -> Result<Option<PathBuf>> {

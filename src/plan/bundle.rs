@@ -24,7 +24,7 @@ pub struct Bundle {
     pub directory: PathBuf,
     /// The configuration's text, of which the container keeps a copy.
     pub text: Vec<u8>,
-    pub spec: Spec,
+    pub spec: Box<Spec>,
     /// What the configuration asks for in vain, without being wrong.
     pub warnings: Vec<String>,
 }
@@ -93,7 +93,7 @@ impl Bundle {
 }
 
 /// A container's configuration from its text, with what it asks for in vain.
-pub fn parse(text: &[u8]) -> Result<(Spec, Vec<String>)> {
+pub fn parse(text: &[u8]) -> Result<(Box<Spec>, Vec<String>)> {
     let mut document = document(text)?;
     let mut warnings = Vec::new();
     if let Some(members) = document.as_object_mut() {
@@ -106,7 +106,7 @@ pub fn parse(text: &[u8]) -> Result<(Spec, Vec<String>)> {
         settle_process(process, "process", &mut warnings);
     }
     check_devices(&document)?;
-    let spec: Spec = typed(document)?;
+    let spec: Box<Spec> = typed(document)?;
     check_version(spec.version())?;
     Ok((spec, warnings))
 }

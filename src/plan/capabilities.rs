@@ -61,9 +61,9 @@ pub fn is_known(name: &str) -> bool {
 }
 
 fn number(name: &str) -> Option<usize> {
-    let name = name.to_ascii_uppercase();
-    let name = name.trim_start_matches("CAP_");
-    NAMES.iter().position(|known| &known["CAP_".len()..] == name)
+    NAMES.iter().position(|known| {
+        known.eq_ignore_ascii_case(name) || known["CAP_".len()..].eq_ignore_ascii_case(name)
+    })
 }
 
 /// One capability by its name on the command line, as a mask.

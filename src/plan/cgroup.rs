@@ -81,8 +81,12 @@ impl CgroupLayout {
     }
 
     pub fn mount_point(&self, hierarchy: &Hierarchy) -> PathBuf {
-        // Joined with nothing, a path would end in a slash.
-        self.root.join(&hierarchy.directory).components().collect()
+        let mut path = self.root.clone();
+        // Joined with nothing, it would end in a slash.
+        if !hierarchy.directory.as_os_str().is_empty() {
+            path.push(&hierarchy.directory);
+        }
+        path
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Runs outside. One hierarchy is one filesystem (v2); several are a tmpfs with a directory for each (v1, hybrid).
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
@@ -42,9 +43,8 @@ struct Mounted<'a> {
 }
 
 impl Mounted<'_> {
-    fn directory_name(&self) -> String {
-        let name = self.point.file_name().unwrap_or_default();
-        name.to_string_lossy().into_owned()
+    fn directory_name(&self) -> Cow<'_, str> {
+        self.point.file_name().unwrap_or_default().to_string_lossy()
     }
 }
 
@@ -127,7 +127,7 @@ fn plan_links(planner: &Planner, hierarchy: &Mounted, steps: &mut Steps) -> Resu
     let directory = hierarchy.directory_name();
     for controller in hierarchy.names.iter().filter(|name| !name.contains('=') && **name != directory) {
         let inside = c_string(format!("{}/{controller}", planner.destination))?;
-        steps.birth(Action::Symlink { inside, to: c_string(directory.as_str())?, replace: false });
+        steps.birth(Action::Symlink { inside, to: c_string(&*directory)?, replace: false });
     }
     Ok(())
 }

@@ -104,7 +104,7 @@ fn parse(device: &LinuxDevice, place: &str) -> Result<Device> {
         _ => bail!("{place}.{name}: {number} is not between 0 and {largest}"),
     };
     Ok(Device {
-        path: c_path(Path::new(&path), &format!("{place}.path"))?,
+        path: c_path(Path::new(&path), format_args!("{place}.path"))?,
         kind,
         major: number("major", device.major(), LARGEST_MAJOR)?,
         minor: number("minor", device.minor(), LARGEST_MINOR)?,

@@ -128,7 +128,7 @@ pub fn of_point(spec: &Spec, point: HookPoint) -> Result<Vec<Hook>> {
 fn parse(hook: &oci_spec::runtime::Hook, path: &str) -> Result<Hook> {
     let strings =
         |listed: &[String]| listed.iter().map(|text| c_string(text.as_str())).collect::<Result<_>>();
-    let program = c_path(hook.path(), &format!("{path}.path"))?;
+    let program = c_path(hook.path(), format_args!("{path}.path"))?;
     let arguments = match hook.args() {
         Some(arguments) if !arguments.is_empty() => strings(arguments)?,
         _ => vec![program.clone()],

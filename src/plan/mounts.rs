@@ -63,17 +63,18 @@ fn entries<'a>(request: &Request<'a>) -> &'a [Entry] {
 
 /// A path inside, absolute and without `.` and `..`.
 pub fn clean(path: &Path) -> String {
-    let mut names = Vec::new();
+    let mut cleaned = String::new();
     for component in path.components() {
         match component {
-            Component::Normal(name) => names.push(name.to_string_lossy()),
-            Component::ParentDir => {
-                names.pop();
+            Component::Normal(name) => {
+                cleaned.push('/');
+                cleaned.push_str(&name.to_string_lossy());
             }
+            Component::ParentDir => cleaned.truncate(cleaned.rfind('/').unwrap_or(0)),
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
     }
-    format!("/{}", names.join("/"))
+    if cleaned.is_empty() { "/".to_owned() } else { cleaned }
 }
 
 impl Mount {
@@ -195,7 +196,7 @@ impl<'a> Planner<'a> {
         self.refuse_copy_up()?;
         let source = self.entry.source().as_deref().filter(|source| !source.as_os_str().is_empty());
         let source = source.with_context(|| format!("{}.source: missing", self.place))?;
-        let source = c_path(&self.request.bundle.join(source), &format!("{}.source", self.place))?;
+        let source = c_path(&self.request.bundle.join(source), format_args!("{}.source", self.place))?;
         let follow = !self.options.source_no_follow && !self.options.copy_symlink;
         let idmap = self.idmap(steps)?;
         let slot = steps.tree(&format!("{}.source", self.place), source, recursive, follow, idmap);
@@ -259,12 +260,13 @@ impl<'a> Planner<'a> {
     }
 
     pub fn inside(&self) -> Result<CString> {
-        c_path(Path::new(&self.destination), &format!("{}.destination", self.place))
+        c_path(Path::new(&self.destination), format_args!("{}.destination", self.place))
     }
 
     pub fn add(&self, mount: Mount, steps: &mut Steps) {
         // What may be there has been checked by name.
-        let onto_procfs = Path::new(&self.destination).starts_with("/proc");
+        let below = self.destination.strip_prefix("/proc");
+        let onto_procfs = below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         steps.birth(Action::Mount(Box::new(Mount { onto_procfs, ..mount })));
     }
 

@@ -3,6 +3,7 @@
 //! Runs outside. Answers questions about the configuration that more than one planner asks.
 
 use std::ffi::CString;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -88,7 +89,7 @@ pub fn c_string(text: impl Into<Vec<u8>>) -> Result<CString> {
 }
 
 /// An absolute path that the kernel would take, from `member` of the configuration.
-pub fn c_path(path: &Path, member: &str) -> Result<CString> {
+pub fn c_path(path: &Path, member: impl Display) -> Result<CString> {
     ensure!(path.is_absolute(), "{member}: {path:?} is not absolute");
     let bytes = path.as_os_str().as_encoded_bytes();
     ensure!(bytes.len() < libc::PATH_MAX as usize, "{member}: is longer than a path may be");

@@ -76,7 +76,7 @@ fn absolute_paths(request: &Request, paths: &Option<Vec<String>>, place: &str) -
         .enumerate()
         .map(|(index, path)| {
             ensure!(path.starts_with('/'), "{place}[{index}]: {path:?} is not absolute");
-            c_path(Path::new(&clean(Path::new(path))), &format!("{place}[{index}]"))
+            c_path(Path::new(&clean(Path::new(path))), format_args!("{place}[{index}]"))
         })
         .collect()
 }

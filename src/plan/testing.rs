@@ -12,7 +12,7 @@ use oci_spec::runtime::Spec;
 
 /// Everything that a request borrows.
 pub struct Given {
-    pub spec: Spec,
+    pub spec: Box<Spec>,
     pub warnings: Vec<String>,
     pub facts: Facts,
     pub options: Options,

@@ -9,6 +9,7 @@ pub mod creds;
 #[cfg(all(target_arch = "x86_64", not(debug_assertions)))]
 mod entry;
 pub mod fd;
+pub mod heap;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
