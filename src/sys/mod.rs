@@ -19,6 +19,7 @@ pub mod program;
 pub mod seal;
 pub mod seccomp;
 pub mod stamps;
+pub mod start;
 pub mod terminal;
 
 use nix::errno::Errno;
