@@ -449,7 +449,7 @@ fn keyring(options: &[&str]) -> Option<i64> {
 
 #[test]
 fn signals_are_those_of_the_caller() {
-    // Rust ignores SIGPIPE in every program; a container must not inherit that, nor a mask.
+    // The runtime ignores SIGPIPE; a container must not inherit that, nor a mask.
     let lines = |status: &str| -> Vec<u64> {
         let masks = status.lines().filter_map(|line| line.split_once(":\t"));
         // The standard signals: some tools leave traces in the real-time ones.

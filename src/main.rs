@@ -1,5 +1,7 @@
 //! From argv to an exit status. Runs outside.
 
+#![cfg_attr(not(test), no_main)]
+
 mod cli;
 mod commands;
 mod container;
@@ -15,20 +17,22 @@ mod timing;
 mod wire;
 
 use std::io::Write;
-use std::process::ExitCode;
 
 use nix::errno::Errno;
 
 use cli::{Cli, Command, Exit};
 use log::Log;
 
-// Tests have threads.
-#[cfg(not(test))]
-#[global_allocator]
-static HEAP: sys::heap::Heap = sys::heap::Heap::new();
+sys::start::program!(corten);
 
-fn main() -> ExitCode {
+fn corten() -> u8 {
     let begin = sys::stamps::now();
+    if let Err(error) = sys::start::prepare() {
+        return refuse(
+            &format!("put the null device in the place of a closed standard stream: {}", error.desc()),
+            1,
+        );
+    }
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Exit::Answer(text)) => return answer(&text),
@@ -49,7 +53,7 @@ fn main() -> ExitCode {
     let performed = preserved.and(timed).and_then(|()| perform(&cli, &log));
     commands::tell_times(&log);
     match performed {
-        Ok(status) => ExitCode::from(status),
+        Ok(status) => status,
         Err(error) => {
             let sentence = sentence(&error);
             log.error(&sentence);
@@ -98,15 +102,13 @@ fn sentence(error: &anyhow::Error) -> String {
     shortened.collect::<Vec<_>>().join(" ")
 }
 
-fn answer(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
+fn answer(text: &str) -> u8 {
+    let mut out = std::io::stdout().lock();
+    u8::from(out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err())
 }
 
-fn refuse(sentence: &str, status: u8) -> ExitCode {
+fn refuse(sentence: &str, status: u8) -> u8 {
     // Whoever closed it does not want to know; the exit status and the log still say it.
     let _ = writeln!(std::io::stderr(), "{sentence}");
-    ExitCode::from(status)
+    status
 }

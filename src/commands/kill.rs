@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::Context;
 use crate::cli;
-use crate::container::{Status, kill_process};
+use crate::container::kill_process;
 use crate::host::cgroup::Cgroup;
 use crate::sys::process::open_pidfd;
 
@@ -18,8 +18,6 @@ pub fn kill(context: &Context<'_>, options: &cli::Kill) -> Result<()> {
 /// Without its own pid namespace, the end of init is not the end of the others, so SIGKILL goes to each.
 fn kill_one(context: &Context<'_>, id: &str, number: i32, all: bool) -> Result<()> {
     let state = context.store.look(id)?;
-    let room = context.store.path(id);
-    let status = state.status(&room)?;
     let init = state.init()?;
     let deadly = number == libc::SIGKILL;
     let everyone = all || (deadly && !state.own_pid_namespace);
@@ -27,14 +25,16 @@ fn kill_one(context: &Context<'_>, id: &str, number: i32, all: bool) -> Result<(
         ensure!(all, "container not running");
         return Ok(());
     }
-    match (state.cgroup(&room)?, init) {
+    let cgroup = if everyone || deadly { state.cgroup(&context.store.path(id))? } else { None };
+    match (cgroup, init) {
         (Some(cgroup), _) if everyone && !deadly => signal_each(&*cgroup, number),
         (cgroup, init) => {
+            // What is frozen does not die of a signal on v1.
+            let frozen = !everyone && cgroup.as_ref().map_or(Ok(false), |cgroup| cgroup.is_frozen())?;
             init.map_or(Ok(()), |init| kill_process(&init, number))?;
             match cgroup {
                 Some(cgroup) if everyone => cgroup.kill(),
-                // What is frozen does not die of a signal on v1.
-                Some(cgroup) if deadly && status == Status::Paused => cgroup.freeze(false),
+                Some(cgroup) if frozen => cgroup.freeze(false),
                 _ => Ok(()),
             }
         }

@@ -3,17 +3,19 @@
 use std::io::Read as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Context;
 use crate::cli;
-use crate::container::{CONFIG, Container, Status};
+use crate::container::{CONFIG, Container};
 use crate::host::cgroup::Cgroup;
 use crate::host::resctrl::Resctrl;
 use crate::plan::cgroup::CgroupLayout;
 use crate::plan::limits::{self, Setting};
 use crate::plan::{bundle, resctrl, update as limits_over};
+
+const NOT_RUNNING: &str = "container not running";
 
 pub fn update(context: &Context<'_>, options: &cli::Update) -> Result<()> {
     let mut asked = match &options.resources {
@@ -23,9 +25,8 @@ pub fn update(context: &Context<'_>, options: &cli::Update) -> Result<()> {
     limits_over::overlay(&mut asked, from_options(options));
 
     let container = Container::enter(&context.store, &options.id)?;
-    if matches!(container.status()?, Status::Creating | Status::Stopped) {
-        bail!("container not running");
-    }
+    let init = container.state.init.context(NOT_RUNNING)?;
+    ensure!(init.is_alive()?, NOT_RUNNING);
     let location = container.state.cgroup.as_ref().context("the container has no cgroup to limit")?;
     let mut config: Value = serde_json::from_slice(&container.config()?).context("config.json")?;
     let layout = location.layout();

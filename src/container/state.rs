@@ -90,15 +90,14 @@ impl Process {
             result => result.with_context(|| format!("open process {}", self.pid))?,
         };
         // Looked at after the handle is there: if this is our process now, the handle is of ours.
-        let alive = match stat(self.pid).with_context(|| format!("read /proc/{}/stat", self.pid))? {
-            Some((status, start_time)) => start_time == self.start_time && !matches!(status, b'Z' | b'X'),
-            None => false,
-        };
-        Ok(alive.then_some(pidfd))
+        Ok(self.is_alive()?.then_some(pidfd))
     }
 
     pub fn is_alive(&self) -> Result<bool> {
-        Ok(self.open()?.is_some())
+        let now = stat(self.pid).with_context(|| format!("read /proc/{}/stat", self.pid))?;
+        Ok(now.is_some_and(|(status, start_time)| {
+            start_time == self.start_time && !matches!(status, b'Z' | b'X')
+        }))
     }
 }
 
@@ -134,15 +133,15 @@ pub fn whereabouts(pid: i32) -> String {
 
 /// The status letter and the start time of a process.
 fn stat(pid: i32) -> io::Result<Option<(u8, u64)>> {
-    // With room for it all: else how many calls it takes would depend on what the process is doing.
-    let mut text = Vec::with_capacity(1024);
-    match File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read_to_end(&mut text)) {
+    // The kernel composes the file anew at each read(2), so it is read in one; what is looked at comes first.
+    let mut text = [0; 1024];
+    let length = match File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut text)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         // The process ended between open and read.
         Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(None),
-        result => result.map(drop)?,
-    }
-    parse_stat(&text).map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+        result => result?,
+    };
+    parse_stat(&text[..length]).map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
 /// The name in the second field may hold anything, so fields are counted from its closing parenthesis.

@@ -2,14 +2,14 @@
 //! every process that has one.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mknodat};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 
-use super::mounts::{Shape, make_parents, make_target};
+use super::mounts::{Shape, last_component, make_parents, make_target};
 use super::{Init, Outcome};
 use crate::plan::{DeviceKind, Terminal};
 use crate::sys::fd::{current_directory, duplicate_onto, inherited, is_null_device, send_with_fd};
@@ -19,21 +19,40 @@ use crate::sys::terminal;
 
 const DEVPTS_SUPER_MAGIC: FsType = FsType(0x1cd1);
 
-impl Init<'_> {
+/// A directory that is kept open from one step to the next.
+pub struct Workplace<'a> {
+    path: &'a [u8],
+    directory: OwnedFd,
+}
+
+impl<'a> Init<'a> {
+    /// The directory that holds the last component of `inside`, made if it is missing, and that component.
+    fn workplace(&mut self, inside: &'a CStr) -> Result<(&OwnedFd, &'a CStr), Errno> {
+        let bytes = inside.to_bytes();
+        let path = &bytes[..bytes.iter().rposition(|byte| *byte == b'/').unwrap_or(0)];
+        let kept = self.workplace.take().filter(|kept| kept.path == path);
+        let directory = match kept {
+            Some(kept) => kept.directory,
+            None => make_parents(self.root()?, inside)?.0,
+        };
+        let name = last_component(inside)?;
+        Ok((&self.workplace.insert(Workplace { path, directory }).directory, name))
+    }
+
     pub fn device(
-        &self,
-        inside: &CStr,
+        &mut self,
+        inside: &'a CStr,
         kind: DeviceKind,
         number: (u32, u32),
         mode: u32,
         owner: (u32, u32),
     ) -> Outcome {
-        let (parent, name) = make_parents(self.root()?, inside)?;
+        let (parent, name) = self.workplace(inside)?;
         let (format, device) = (format_of(kind), number_of(kind, number));
-        match mknodat(&parent, name, format, Mode::from_bits_truncate(mode), device) {
+        match mknodat(parent, name, format, Mode::from_bits_truncate(mode), device) {
             Ok(()) => {}
             Err(Errno::EEXIST) => {
-                let there = fstatat(&parent, name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                let there = fstatat(parent, name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
                 if !is_device(&there, kind, number) {
                     return Err(Errno::EEXIST.into());
                 }
@@ -42,18 +61,18 @@ impl Init<'_> {
         }
         if owner != (0, 0) {
             let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
-            fchownat(&parent, name, Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            fchownat(parent, name, Some(uid), Some(gid), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
         }
         Ok(())
     }
 
-    pub fn symlink(&self, inside: &CStr, to: &CStr, replace: bool) -> Outcome {
-        let (parent, name) = make_parents(self.root()?, inside)?;
-        match symlinkat(to, &parent, name) {
+    pub fn symlink(&mut self, inside: &'a CStr, to: &CStr, replace: bool) -> Outcome {
+        let (parent, name) = self.workplace(inside)?;
+        match symlinkat(to, parent, name) {
             Err(Errno::EEXIST) if replace => {
                 use nix::unistd::{UnlinkatFlags, unlinkat};
-                unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir)?;
-                Ok(symlinkat(to, &parent, name)?)
+                unlinkat(parent, name, UnlinkatFlags::NoRemoveDir)?;
+                Ok(symlinkat(to, parent, name)?)
             }
             Err(Errno::EEXIST) => Ok(()),
             result => Ok(result?),

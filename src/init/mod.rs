@@ -72,6 +72,8 @@ struct Init<'a> {
     /// How mounts from outside propagate when they arrive (`MS_SLAVE`, `MS_PRIVATE`, or 0 for as they are).
     propagation: u64,
     mask: rootfs::Mask,
+    /// Where the last step made a device or a link, which the next may do as well.
+    workplace: Option<devices::Workplace<'a>>,
     /// The index of the candidate that can be executed.
     executable: usize,
     /// The first attempt to enter the working directory has succeeded.
@@ -93,6 +95,7 @@ pub fn walk(steps: &[Step], given: Birthright<'_>) -> ! {
         root: None,
         propagation: 0,
         mask: rootfs::Mask::default(),
+        workplace: None,
         executable: 0,
         in_place: false,
         candidates: &[],
@@ -124,6 +127,10 @@ impl<'a> Init<'a> {
     }
 
     fn take(&mut self, number: u32, action: &'a Action) -> Outcome {
+        // Any other step may put something else in its place.
+        if !matches!(action, Action::Device { .. } | Action::Symlink { .. }) {
+            self.workplace = None;
+        }
         match action {
             Action::EnterCgroups => self.enter_cgroups(),
             Action::Join { kind, slot } => self.join(*kind, *slot),

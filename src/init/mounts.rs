@@ -216,9 +216,9 @@ fn configure<T>(
 
 /// The directory that holds the last component of `inside`, with all missing ones made, and that component.
 pub fn make_parents<'p>(root: BorrowedFd<'_>, inside: &'p CStr) -> Result<(OwnedFd, &'p CStr), Errno> {
-    let name_start = inside.to_bytes().iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-    let bytes = inside.to_bytes_with_nul();
-    let name = CStr::from_bytes_with_nul(&bytes[name_start..]).map_err(|_| Errno::EINVAL)?;
+    let name = last_component(inside)?;
+    let bytes = inside.to_bytes();
+    let name_start = bytes.len() - name.count_bytes();
     let directory_flags = libc::O_PATH | libc::O_DIRECTORY;
     if name_start <= 1 {
         return Ok((open_in_root(root, c".", directory_flags, 0)?, name));
@@ -227,6 +227,12 @@ pub fn make_parents<'p>(root: BorrowedFd<'_>, inside: &'p CStr) -> Result<(Owned
     path.push(0);
     let path = CStr::from_bytes_with_nul(&path).map_err(|_| Errno::EINVAL)?;
     Ok((make_directories(root, path, LINKS_LIMIT)?, name))
+}
+
+pub fn last_component(inside: &CStr) -> Result<&CStr, Errno> {
+    let bytes = inside.to_bytes_with_nul();
+    let start = bytes.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    CStr::from_bytes_with_nul(&bytes[start..]).map_err(|_| Errno::EINVAL)
 }
 
 /// As many dangling links as this are followed, like the kernel's own limit (path_resolution(7)).

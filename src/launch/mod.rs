@@ -283,7 +283,7 @@ fn try_guest(
 ) -> Result<()> {
     let slots = Slots::open(plan)?;
     // Looked at with the handle in hand: if init is alive now, the handle is init's and not a later process's.
-    ensure!(state.init()?.is_some(), "the container has stopped");
+    ensure!(state.init.map_or(Ok(false), |init| init.is_alive())?, "the container has stopped");
     let group = match whereto {
         Whereto::Group(group) => Some(group),
         Whereto::Nowhere | Whereto::Unit(_) => None,

@@ -9,7 +9,6 @@ pub mod creds;
 #[cfg(all(target_arch = "x86_64", not(debug_assertions)))]
 mod entry;
 pub mod fd;
-pub mod heap;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
@@ -20,6 +19,7 @@ pub mod program;
 pub mod seal;
 pub mod seccomp;
 pub mod stamps;
+pub mod start;
 pub mod terminal;
 
 use nix::errno::Errno;

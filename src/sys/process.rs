@@ -327,7 +327,14 @@ pub fn raise_hard_limit(resource: u32, hard: u64) -> Result<(), Errno> {
     if limit.rlim_max < hard { set_limit(resource, limit.rlim_cur, hard) } else { Ok(()) }
 }
 
-/// Block no signal, and die of SIGPIPE, which Rust programs ignore: what a new program expects.
+/// Have writing to a pipe that nobody reads fail with EPIPE.
+pub fn ignore_broken_pipes() -> Result<(), Errno> {
+    // SAFETY: SIG_IGN is a valid action for SIGPIPE.
+    let before = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// Block no signal, and die of SIGPIPE, which we ignore: what a new program expects.
 pub fn restore_signals() -> Result<(), Errno> {
     // SAFETY: SIG_DFL is a valid action for SIGPIPE.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };

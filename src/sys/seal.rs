@@ -12,7 +12,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, SealFlag, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
-use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::sys::statfs::statfs;
+use nix::sys::statvfs::FsFlags;
 
 use super::fd::current_directory;
 use super::mount::{Attributes, Depth, attr, clone_tree, set_attributes};
@@ -24,16 +25,15 @@ const OWN_EXECUTABLE: &CStr = c"/proc/self/exe";
 
 /// Return when this process already runs from a sealed file; else replace it by one that does.
 pub fn seal() -> Result<(), Errno> {
-    let executable = open(OWN_EXECUTABLE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
-    if is_sealed(executable.as_fd())? {
+    if is_sealed()? {
         return Ok(());
     }
     let copy = read_only_mount().or_else(|_| sealed_memory())?;
     Err(execute(copy.as_fd()))
 }
 
-fn is_sealed(executable: BorrowedFd<'_>) -> Result<bool, Errno> {
-    if fstatvfs(executable)?.flags().contains(FsFlags::ST_RDONLY) {
+fn is_sealed() -> Result<bool, Errno> {
+    if statfs(OWN_EXECUTABLE)?.flags().contains(FsFlags::ST_RDONLY) {
         return Ok(true);
     }
     // Only a memfd can have seals; any other file answers EINVAL. Seals need a real descriptor, not an O_PATH one.

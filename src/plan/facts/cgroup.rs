@@ -107,7 +107,8 @@ fn mounted(path: &Path) -> Result<Option<Version>> {
 
 /// In one read(2), as a rule: the kernel composes these texts anew at each.
 fn read(path: &Path) -> Result<String> {
-    let mut text = String::with_capacity(32 << 10);
+    const USUAL: usize = 4096;
+    let mut text = String::with_capacity(USUAL);
     File::open(path)
         .and_then(|mut file| file.read_to_string(&mut text))
         .with_context(|| format!("read {}", path.display()))?;
