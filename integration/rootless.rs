@@ -124,6 +124,7 @@ const OF_ROOTS_GROUPS: &[&str] = &[
     // A group of the caller's own lies where the caller is.
     "cgroups::a_relative_or_missing_path_still_gives_the_container_groups_of_its_own",
     // Whoever is traced gains no privileges from newuidmap.
+    "cgroups::a_create_that_was_killed_",
     "cgroups::neither_a_birth_nor_exec_writes_to_cgroup_procs",
     // Files of other users.
     "cgroups::a_container_can_be_given_a_group_below_the_one_that_is_limited",
