@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -11,18 +14,34 @@ use crate::call::{Call, eventually};
 use crate::cgroups::{hierarchy, unified};
 use crate::traces::hierarchies;
 
+/// A controller is in one hierarchy at a time.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// A mount namespace in which controllers of v1 are mounted where nobody expects them; it ends with the value.
 struct Elsewhere {
     holder: Child,
     place: PathBuf,
+    controller: String,
+    /// How many groups there are without those of the test.
+    groups: Option<usize>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// The number of groups in the hierarchy of a controller, with those that are being removed (`/proc/cgroups`).
+fn groups_of(controller: &str) -> Option<usize> {
+    let table = fs::read_to_string("/proc/cgroups").ok()?;
+    let row = table.lines().map(|line| line.split('\t')).find(|row| row.clone().next() == Some(controller));
+    row?.nth(2)?.parse().ok()
 }
 
 impl Elsewhere {
     /// None where the kernel does not have these controllers for v1, all in one hierarchy.
     fn mount(bundle: &Bundle, controllers: &str) -> Option<Elsewhere> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let place = bundle.scratch().join("elsewhere");
         fs::create_dir(&place).unwrap();
-        let taken_away = hierarchy(controllers.split(',').next().unwrap());
+        let controller = controllers.split(',').next().unwrap();
+        let taken_away = hierarchy(controller);
         let script =
             "[ -z \"$3\" ] || umount \"$3\"; mount -t cgroup -o \"$1\" none \"$2\" || exit 1; exec sleep 600";
         let holder = Command::new("unshare")
@@ -32,11 +51,13 @@ impl Elsewhere {
             .stderr(Stdio::null())
             .spawn()
             .expect("run unshare");
-        let mut elsewhere = Elsewhere { holder, place };
+        let mut elsewhere =
+            Elsewhere { holder, place, controller: controller.into(), groups: None, _turn: turn };
         eventually("it is mounted, or cannot be", || {
             let ended = elsewhere.holder.try_wait().unwrap().is_some();
             (ended || elsewhere.path("tasks").exists()).then_some(())
         });
+        elsewhere.groups = groups_of(controller);
         elsewhere.path("tasks").exists().then_some(elsewhere)
     }
 
@@ -58,6 +79,13 @@ impl Elsewhere {
 
 impl Drop for Elsewhere {
     fn drop(&mut self) {
+        // A hierarchy that is not empty outlives its last mount, and then nobody can mount its controllers otherwise.
+        for _ in 0..200 {
+            if groups_of(&self.controller) <= self.groups {
+                break;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
         // It has ended already where it could not mount.
         let _ = self.holder.kill();
         let _ = self.holder.wait();
@@ -98,6 +126,7 @@ fn hierarchies_that_are_renamed_and_share_controllers_are_found_where_they_are()
     let entered = groups.lines().any(|line| line.contains("net_cls") && line.ends_with(":/"));
     assert!(entered, "not in the container's group: {groups}");
     elsewhere.call(&bundle, bundle.call(["delete", "--force", &bundle.id])).output().ok();
+    bundle.wait();
     assert!(!group.exists());
 }
 
@@ -110,8 +139,13 @@ fn said(program: &str, words: &[&str]) -> Option<String> {
 #[test]
 fn packets_bear_the_class_of_their_senders_group() {
     let mut bundle = bundle!();
-    if said("nft", &["--version"]).is_none() {
-        skip!("needs nft");
+    let sends = "icmp type echo-request meta cgroup";
+    let rules = format!(
+        "table ip packets {{ chain sent {{ type filter hook output priority 0; \
+         {sends} 0x100001 counter; {sends} != 0x100001 counter; }}; }}"
+    );
+    if said("unshare", &["--net", "nft", &rules]).is_none() {
+        skip!("needs nft, and a packet filter that knows the classes of groups");
     }
     let together = "net_cls,net_prio";
     let Some(elsewhere) = Elsewhere::mount(&bundle, together).filter(|_| !unified()) else {
@@ -122,14 +156,7 @@ fn packets_bear_the_class_of_their_senders_group() {
     let output = elsewhere.call(&bundle, bundle.birth("create", &[])).output().ok();
     let namespace = format!("--net=/proc/{}/ns/net", bundle.pid());
     let nft = |words: &[&str]| said("nsenter", &[&[&namespace, "nft"][..], words].concat());
-    let sends = "icmp type echo-request meta cgroup";
-    let rules = format!(
-        "table ip packets {{ chain sent {{ type filter hook output priority 0; \
-         {sends} 0x100001 counter; {sends} != 0x100001 counter; }}; }}"
-    );
-    if nft(&[&rules]).is_none() {
-        skip!("this kernel's packet filter does not know the classes of groups");
-    }
+    nft(&[&rules]).expect("set the rules");
     elsewhere.call(&bundle, bundle.call(["start", &bundle.id])).output().ok();
     eventually("packets are sent", || output.stdout().contains("sent").then_some(()));
     let listed = nft(&["list", "table", "ip", "packets"]).expect("the rules");
@@ -137,6 +164,7 @@ fn packets_bear_the_class_of_their_senders_group() {
     assert!(counted("cgroup 1048577 counter packets 3 "), "{listed}");
     assert!(counted("cgroup != 1048577 counter packets 0 "), "{listed}");
     elsewhere.call(&bundle, bundle.call(["delete", "--force", &bundle.id])).output().ok();
+    bundle.wait();
 }
 
 /// Two ends of a cable in the network namespace of the host, the only one whose devices have priorities of groups. What
