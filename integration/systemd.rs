@@ -473,9 +473,6 @@ fn without_a_bus_create_says_so_and_leaves_nothing() {
 #[test]
 fn a_path_that_is_no_slice_and_name_is_refused_by_its_place() {
     let mut bundle = bundle!();
-    if !unified() && !nix::unistd::geteuid().is_root() {
-        skip!("a user's systemd has no groups on cgroup v1");
-    }
     for path in ["/plain/path", "a/b.slice:x:y", "system.slice:x:y.slice"] {
         bundle.set("/linux/cgroupsPath", json!(path));
         create(&bundle).refused(1, &["config.json: linux.cgroupsPath: "]);
