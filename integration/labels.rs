@@ -7,7 +7,6 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::bundle::{Bundle, bundle, skip};
-use crate::criu::criu_bundle;
 
 /// A profile of this name, loaded until it is dropped: everything is allowed but to read one file.
 pub struct Profile(pub String);
@@ -206,45 +205,6 @@ fn a_mount_label_is_what_the_policy_sees_on_new_filesystems() {
             "{context}: {said}"
         );
     }
-}
-
-/// A policy does not know all that CRIU asks a network namespace, and then the kernel says EINVAL.
-const WITHOUT_NETWORK: &[&str] = &["--empty-ns", "network"];
-
-/// CRIU sets labels where it was built to; Debian's was not, and leaves its own to what it restores.
-#[test]
-fn a_restored_container_has_its_own_label_or_is_none() {
-    let mut bundle = criu_bundle!();
-    if !enforces_for_containers() {
-        skip!("no SELinux policy for containers is enforced here (hack/vm selinux)");
-    }
-    labelled(&mut bundle);
-    bundle.running();
-    bundle.dump(WITHOUT_NETWORK);
-    let restored = bundle.restore(WITHOUT_NETWORK);
-    if restored.code() == 0 {
-        let label = fs::read_to_string(format!("/proc/{}/attr/current", bundle.pid())).unwrap();
-        assert_eq!(label.trim_end_matches('\0'), DOMAIN);
-    } else {
-        restored.refused(1, &["process.selinuxLabel", DOMAIN, "does this criu support it?"]);
-        bundle.assert_nothing_left("a failed restore");
-    }
-}
-
-#[test]
-fn mounts_are_restored_with_the_context_that_is_asked_for() {
-    let mut bundle = criu_bundle!();
-    if !enforces_for_containers() {
-        skip!("no SELinux policy for containers is enforced here (hack/vm selinux)");
-    }
-    bundle.mount(json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"}));
-    bundle.set("/linux/mountLabel", json!(OWN));
-    bundle.running();
-    bundle.dump(WITHOUT_NETWORK);
-    bundle.restore(&[WITHOUT_NETWORK, &["--lsm-mount-context", ANOTHERS]].concat()).ok();
-    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", bundle.pid())).unwrap();
-    let mount = mounts.lines().find(|line| line.contains(" /mnt ")).unwrap();
-    assert!(mount.contains(&format!("context=\"{ANOTHERS}\"")), "{mounts}");
 }
 
 #[test]
