@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use nix::mount::MsFlags;
@@ -252,8 +253,12 @@ fn results(output: &str) -> Option<(usize, usize)> {
     Some((number("passed")?, number("failed")?))
 }
 
+/// Each is as much work as all other tests of a machine together.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// This test program once more, as the user.
 fn chapters_hold(home: &Home, words: &[&str], variables: &[(&str, &str)], fewest: usize) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let (busybox, witness) = payloads();
     for directory in ["deps", "examples"] {
         fs::create_dir(home.path(directory)).unwrap();
