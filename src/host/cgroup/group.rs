@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -129,6 +130,8 @@ impl Group {
 
     /// Make the directory, and those above it that are missing; `made` is told each one, from the top.
     pub fn make(&mut self, made: impl Fn(&Group) -> Result<()>) -> Result<()> {
+        self.lost = self.is_found() && !self.exists();
+        self.check_possession("removed")?;
         for depth in self.place.found + 1..=self.place.depth() {
             let group = self.ancestor(depth);
             match mkdirat(&self.root.fd, &group.path, Mode::from_bits_truncate(0o755)) {
@@ -137,11 +140,8 @@ impl Group {
                 Err(Errno::EEXIST) if depth < self.place.depth() => self.place.found = depth,
                 Err(errno) => {
                     self.lost = errno == Errno::EEXIST;
-                    let path = group.path();
-                    return Err(errno).with_context(|| match self.lost {
-                        true => format!("{} has just been made by somebody else", path.display()),
-                        false => format!("make {}", path.display()),
-                    });
+                    self.check_possession("made")?;
+                    return Err(errno).with_context(|| format!("make {}", group.path().display()));
                 }
             }
         }
@@ -151,6 +151,8 @@ impl Group {
     /// Keep others from taking it for an unused group until there is a process in it.
     pub fn claim(&mut self) -> Result<Claim> {
         let directory = self.open(Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY);
+        self.lost = matches!(directory, Err(Errno::ENOENT));
+        self.check_possession("removed")?;
         let claim = File::from(directory.with_context(|| format!("open {}", self.path().display()))?);
         match claim.try_lock() {
             Err(TryLockError::Error(error)) => {
@@ -158,12 +160,28 @@ impl Group {
             }
             locked => self.lost = locked.is_err(),
         }
-        ensure!(!self.lost, "{} has just been taken by somebody else", self.path().display());
+        self.check_possession("taken")?;
+        // Those who were there before us have let go of it since we looked, and may have removed it before they did.
+        self.lost = !self.is_at_its_path(&claim)?;
+        self.check_possession("removed")?;
         if self.is_found() {
-            // Those who were there before us have let go of it since we looked.
             self.refuse_processes().inspect_err(|_| self.lost = true)?;
         }
         Ok(claim)
+    }
+
+    fn is_at_its_path(&self, directory: &File) -> Result<bool> {
+        let path = || self.path().display().to_string();
+        let own = directory.metadata().with_context(path)?;
+        match fstatat(&self.root.fd, &self.path, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => Ok(false),
+            status => Ok(status.with_context(path)?.st_ino == own.ino()),
+        }
+    }
+
+    fn check_possession(&self, what: &str) -> Result<()> {
+        ensure!(!self.lost, "{} has just been {what} by somebody else", self.path().display());
+        Ok(())
     }
 
     pub fn is_claimed(&self) -> Result<bool> {

@@ -3,6 +3,7 @@
 //! Runs outside. A process gets in through the doors, by its own hand while it has a single thread; the kernel then
 //! needs no lock that others wait for.
 
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +20,7 @@ use crate::plan::device_rules::{DeviceRules, Verdict};
 use crate::plan::limits::{DeviceLimits, Setting};
 
 pub struct V1 {
+    /// At least one, until all are somebody else's.
     groups: Vec<Group>,
     unified: Option<V2>,
     doors: Vec<OwnedFd>,
@@ -30,14 +32,19 @@ impl V1 {
         V1 { groups, unified, doors: Vec::new(), claim: None }
     }
 
-    fn make(&mut self) -> Result<()> {
-        for index in 0..self.groups.len() {
+    fn make(&mut self, indices: Range<usize>) -> Result<()> {
+        for index in indices {
             let group = &mut self.groups[index];
             let cpuset = group.controls("cpuset");
             let made = group.make(|made| if cpuset { inherit_cpuset(made) } else { Ok(()) });
             self.forget_lost(index);
             made?;
         }
+        Ok(())
+    }
+
+    fn make_others(&mut self) -> Result<()> {
+        self.make(1..self.groups.len())?;
         self.unified.as_mut().map_or(Ok(()), V2::make)
     }
 
@@ -102,16 +109,19 @@ impl Cgroup for V1 {
         self.unified.as_ref().map_or(Ok(()), Cgroup::refuse_others)
     }
 
+    /// Who has claimed the first makes the others.
     fn create(&mut self) -> Result<()> {
-        self.make()?;
-        let claim = self.groups.first_mut().map(Group::claim);
+        self.make(0..1)?;
+        let claim = self.groups[0].claim();
         self.forget_lost(0);
-        self.claim = claim.transpose()?;
+        self.claim = Some(claim?);
+        self.make_others()?;
         self.admit()
     }
 
     fn create_around(&mut self, pid: Pid) -> Result<()> {
-        self.make()?;
+        self.make(0..1)?;
+        self.make_others()?;
         self.groups.iter().try_for_each(|group| group.write("cgroup.procs", &pid.to_string()))?;
         self.unified
             .as_ref()
