@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::json;
 
@@ -78,6 +79,41 @@ fn neither_a_birth_nor_exec_writes_to_cgroup_procs() {
     bundle.verb("delete", &["--force"]).ok();
     bundle.running();
     watch(&bundle, bundle.call(["exec", &bundle.id, "/bin/true"]));
+}
+
+/// Of v1 nothing can be waited for, and it is asked again and again.
+#[test]
+fn delete_sleeps_until_the_kernel_says_that_the_group_is_empty() {
+    let Some(hierarchy) = hierarchies().into_iter().find(|one| one.join("cgroup.controllers").exists())
+    else {
+        skip!("no cgroup v2");
+    };
+    if !has_strace() {
+        skip!("needs strace");
+    }
+    let mut bundle = bundle!();
+    bundle.running();
+    let group = hierarchy.join(&bundle.id);
+    let mut late = Command::new("sleep").arg("1").spawn().unwrap();
+    fs::write(group.join("cgroup.procs"), late.id().to_string()).unwrap();
+    bundle.kill("KILL").ok();
+    bundle.wait();
+    let list = bundle.scratch().join("strace");
+    // The kernel is told that it has killed.
+    let events = group.join("cgroup.events");
+    let kill = group.join("cgroup.kill");
+    let paths = ["-P", events.to_str().unwrap(), "-P", kill.to_str().unwrap()];
+    let options = ["-y", "-o", list.to_str().unwrap(), "-e", "inject=write:retval=1"];
+    let call = bundle.call(["delete", &bundle.id]);
+    under_strace(&bundle, &[&options[..], &paths].concat(), &call).output().ok();
+    assert!(late.wait().unwrap().success(), "it was killed");
+    let text = fs::read_to_string(&list).unwrap();
+    let asked = |name: &str| {
+        text.lines().filter(|line| line.starts_with(name) && line.contains("cgroup.events")).count()
+    };
+    assert!(asked("poll(") >= 1 && asked("pread64(") <= 1 + asked("poll("), "{text}");
+    assert!(asked("poll(") <= 3, "asked again and again: {text}");
+    bundle.assert_nothing_left("delete");
 }
 
 #[test]
