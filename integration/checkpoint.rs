@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::bundle::{Bundle, bundle, skip};
 use crate::call::eventually;
-use crate::criu::{PATIENCE, criu_bundle, criu_version, dump_connected, has};
+use crate::criu::{PATIENCE, criu_bundle, dump_connected, has, keeps_no_new_privileges};
 use crate::terminal::{Screen, created, receive_file};
 
 #[test]
@@ -61,10 +61,8 @@ fn a_restored_container_is_in_its_own_namespaces_group_and_limits() {
     let before = bundle.exec(&probe).ok().stdout();
     bundle.dump(&[]);
     bundle.restore(&[]).ok();
-    // An older criu forgets no_new_privileges (docs/lessons.md).
-    let forgotten = |line: &&str| criu_version() < (3, 18) && line.starts_with("NoNewPrivs:");
     let sorted = |text: &str| {
-        let mut lines: Vec<String> = text.lines().filter(|line| !forgotten(line)).map(String::from).collect();
+        let mut lines: Vec<String> = text.lines().map(String::from).collect();
         lines.sort();
         lines
     };
@@ -514,6 +512,29 @@ fn what_the_configuration_hides_and_the_image_does_not_ends_a_restore() {
     bundle.set("/root/readonly", json!(true)).write_config();
     bundle.restore(&[]).ok();
     assert_eq!(bundle.exec(&["/witness", "create", "/new"]).ok().stdout(), "EROFS\n");
+}
+
+#[test]
+fn what_binds_the_configured_process_and_not_the_one_of_the_image_ends_a_restore() {
+    let mut bundle = criu_bundle!();
+    bundle.set("/process/noNewPrivileges", json!(false));
+    bundle.working("while sleep 0.1; do :; done");
+    bundle.dump(&[]);
+    let filter = json!({"defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["sync"], "action": "SCMP_ACT_ERRNO"}]});
+    bundle.set("/linux/seccomp", filter).write_config();
+    bundle.restore(&[]).refused(1, &["linux.seccomp", "without it"]);
+    bundle.assert_nothing_left("a failed restore");
+    bundle.unset("/linux", "seccomp").set("/process/noNewPrivileges", json!(true)).write_config();
+    let reason = if keeps_no_new_privileges() { "without it" } else { "3.18 or newer is needed" };
+    bundle.restore(&[]).refused(1, &["process.noNewPrivileges", reason]);
+    bundle.assert_nothing_left("a failed restore");
+    // What would be lost is not dumped.
+    if !keeps_no_new_privileges() {
+        bundle.working("while sleep 0.1; do :; done");
+        bundle.checkpoint(&[]).refused(1, &["process.noNewPrivileges", "3.18 or newer is needed"]);
+        bundle.assert_status("running");
+    }
 }
 
 #[test]

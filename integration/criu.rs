@@ -21,7 +21,9 @@ macro_rules! criu_bundle {
         if let Some(reason) = $crate::criu::criu_reason() {
             $crate::bundle::skip!("{reason}");
         }
-        $crate::bundle::bundle!()
+        let mut bundle = $crate::bundle::bundle!();
+        $crate::criu::suit(&mut bundle);
+        bundle
     }};
 }
 
@@ -60,6 +62,16 @@ pub fn criu_version() -> (u32, u32) {
     let mut numbers = text.trim_start_matches("Version: ").split(['.', '\n', ' ']).map(str::parse);
     let mut next = || numbers.next().and_then(Result::ok).unwrap_or_else(|| panic!("no version in {text:?}"));
     (next(), next())
+}
+
+/// Whether the criu of this machine can restore what has no_new_privileges.
+pub fn keeps_no_new_privileges() -> bool {
+    criu_version() >= (3, 18)
+}
+
+/// Asks for nothing that the criu of this machine cannot give.
+pub fn suit(bundle: &mut Bundle) {
+    bundle.set("/process/noNewPrivileges", json!(keeps_no_new_privileges()));
 }
 
 /// Whether this criu, on this kernel, has an ability.

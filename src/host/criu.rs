@@ -20,8 +20,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
 
 use super::hooks::{own_environment, saying};
-use crate::plan::checkpoint::OLDEST;
-use crate::plan::criu::{self, Answer, Features, Kind, Notice};
+use crate::plan::criu::{self, Answer, Features, Kind, Needs, Notice};
 use crate::sys::creds::join_session_keyring;
 use crate::sys::fd::{
     close_on_exec_from, duplicate_onto, keep_on_exec, receive_fd, send_with_fd, write_once,
@@ -87,14 +86,17 @@ impl Criu {
     }
 
     /// Refuse a criu that is too old, or on this kernel cannot do what is needed.
-    fn check(&self, needs: Features) -> Result<()> {
+    fn check(&self, needs: Needs) -> Result<()> {
         let (major, minor) = self.inquire(Kind::Version, Features::default())?.version;
-        ensure!(
-            (major, minor) >= OLDEST,
-            "criu is version {major}.{minor}, and {}.{} or newer is needed",
-            OLDEST.0,
-            OLDEST.1
-        );
+        if (major, minor) < needs.version {
+            let (least, then) = needs.version;
+            let error = anyhow!("criu is version {major}.{minor}, and {least}.{then} or newer is needed");
+            return Err(match needs.place {
+                Some(place) => error.context(format!("config.json: {place}")),
+                None => error,
+            });
+        }
+        let needs = needs.features;
         if needs == Features::default() {
             return Ok(());
         }
@@ -123,7 +125,7 @@ impl Criu {
         &self,
         request: &[u8],
         kind: Kind,
-        needs: Features,
+        needs: Needs,
         interrupt: Option<BorrowedFd<'_>>,
         mut heed: impl FnMut(&Notice, Option<OwnedFd>) -> Result<()>,
     ) -> Result<()> {

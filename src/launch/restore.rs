@@ -129,15 +129,16 @@ impl Restoration<'_> {
                 _ => bail!("criu has restored a terminal that nobody takes"),
             },
             "post-restore" => self.settle(notice.pid, state),
-            "pre-resume" => self.check_labels(),
+            "pre-resume" => self.check_confinement(),
             _ => Ok(()),
         }
     }
 
-    /// Credentials and labels come last, after all that can fail: criu goes on whatever we say, so we end it ourselves.
-    fn check_labels(&self) -> Result<()> {
+    /// What holds the process comes last, after all that can fail: criu goes on whatever we say, so we end it ourselves.
+    fn check_confinement(&self) -> Result<()> {
         let child = self.attempt.child.as_ref().context("criu resumes what it has not restored")?;
-        verify::labels(self.plan, self.request, child.pid).inspect_err(|_| {
+        let labelled = verify::labels(self.plan, self.request, child.pid);
+        labelled.and_then(|()| verify::bounds(self.plan, child.pid)).inspect_err(|_| {
             // It is ended and waited for once more when criu has let go of it.
             let _ = signal(child.pidfd.as_fd(), libc::SIGKILL);
         })

@@ -1,4 +1,4 @@
-//! Holds a restored container's mounts and labels against its plan, while its processes stand still.
+//! Holds a restored container's mounts, labels and bounds against its plan, while its processes stand still.
 //!
 //! Runs outside. An image is as trusted as whoever made it, but a root filesystem is not, and CRIU mounts by path: what
 //! the configuration takes from the host must be where it says, hidden what it hides, and read-only what it says is
@@ -59,6 +59,19 @@ pub fn labels(plan: &Plan, request: &Request, pid: i32) -> Result<()> {
         ensure!(
             found == name,
             "{place}: criu has restored the process as {found:?}, and not as {name:?} (does this criu support it?)"
+        );
+    }
+    Ok(())
+}
+
+/// An image may be of a process that was freer, and a criu may forget what bound it.
+pub fn bounds(plan: &Plan, pid: i32) -> Result<()> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    for (place, bound) in planned::bounds(plan) {
+        ensure!(
+            status.lines().any(|line| line == bound),
+            "{place}: the checkpoint, or criu, has restored the process without it"
         );
     }
     Ok(())

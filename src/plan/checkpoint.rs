@@ -14,14 +14,15 @@ use serde_json::Value as Json;
 use super::annotations::{self, CRIU_CONFIG};
 use super::cgroup::Location;
 use super::confinement::{APPARMOR_COMMAND, APPARMOR_EXEC, SELINUX_EXEC};
-use super::criu::{self, Features, Fields, Kind, Request, Value, opts};
+use super::criu::{self, Features, Fields, Kind, Needs, Request, Value, opts};
 use super::facts::Authority;
 use super::namespaces::{KINDS, Place};
 use super::request::{self, c_string};
 use super::{Action, MountWhat, Namespace, Open, Plan, Slot};
 
-/// The oldest CRIU that knows all that is asked of it.
-pub const OLDEST: (u64, u64) = (3, 16);
+/// The oldest CRIU that knows all that is asked of it, and the oldest that keeps no_new_privileges.
+const OLDEST: (u64, u64) = (3, 16);
+const KEEPS_NO_NEW_PRIVILEGES: (u64, u64) = (3, 18);
 
 /// Where CRIU writes what it does, below the work path.
 const DUMP_LOG: &str = "dump.log";
@@ -159,7 +160,7 @@ pub fn dump(
     if mem_track {
         asked.set(opts::TRACK_MEM, true);
     }
-    let needs = Features { mem_track, lazy_pages: wishes.lazy_pages };
+    let needs = needs(request, Features { mem_track, lazy_pages: wishes.lazy_pages });
     if wishes.pre_dump {
         return Ok(asked.finish(Kind::PreDump, needs));
     }
@@ -218,6 +219,15 @@ pub fn labels(plan: &Plan, request: &Request) -> Vec<Label> {
         labels.push(Label { place, file: current, name: name.to_string() });
     }
     labels
+}
+
+/// Lines that `/proc/PID/status` of a restored process must have, after the members that say so (proc_pid_status(5)).
+pub fn bounds(plan: &Plan) -> impl Iterator<Item = (&'static str, &'static str)> {
+    plan.steps.iter().filter_map(|step| match step.action {
+        Action::NoNewPrivileges => Some(("process.noNewPrivileges", "NoNewPrivs:\t1")),
+        Action::Seccomp { .. } => Some(("linux.seccomp", "Seccomp:\t2")),
+        _ => None,
+    })
 }
 
 /// A configuration whose container has a time namespace of its own, whatever was asked for.
@@ -287,7 +297,7 @@ pub fn restore(
             asked.options.push(criu::inherit_fd(name, Value::Descriptor(slot)));
         }
     }
-    Ok(asked.finish(Kind::Restore, Features::default()))
+    Ok(asked.finish(Kind::Restore, needs(request, Features::default())))
 }
 
 /// Whether a stream's name is of something that whoever restores must bring along.
@@ -310,6 +320,16 @@ fn check(request: &request::Request) -> Result<()> {
         bail!("config.json: linux.namespaces: CRIU does not join a cgroup namespace ({})", path.display());
     }
     Ok(())
+}
+
+fn needs(request: &request::Request, features: Features) -> Needs {
+    let process = request.spec.process().as_ref();
+    match process.and_then(|process| process.no_new_privileges()) {
+        Some(true) => {
+            Needs { version: KEEPS_NO_NEW_PRIVILEGES, place: Some("process.noNewPrivileges"), features }
+        }
+        _ => Needs { version: OLDEST, place: None, features },
+    }
 }
 
 /// The directory whose freezer holds the whole container still.
@@ -374,7 +394,7 @@ impl Asked {
         self.options.push((field, value.into()));
     }
 
-    fn finish(self, kind: Kind, needs: Features) -> Request {
+    fn finish(self, kind: Kind, needs: Needs) -> Request {
         Request { kind, open: self.open, options: self.options, needs, log: self.log }
     }
 }

@@ -113,10 +113,20 @@ pub struct Request {
     pub kind: Kind,
     pub open: Vec<(Slot, Open)>,
     pub options: Fields,
-    /// What the kernel must be able to, according to CRIU.
-    pub needs: Features,
+    pub needs: Needs,
     /// Where CRIU writes what it does.
     pub log: PathBuf,
+}
+
+/// What a CRIU must be before it is asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// The oldest that will do: major and minor number.
+    pub version: (u64, u64),
+    /// The member of the configuration for which an older one will not.
+    pub place: Option<&'static str>,
+    /// What the kernel must be able to, according to CRIU.
+    pub features: Features,
 }
 
 /// `message criu_features`.
@@ -353,8 +363,8 @@ pub fn text(request: &Request) -> String {
     for (Slot(slot), open) in &request.open {
         line(format_args!("open    slot {slot}  {}", print::opening(open)));
     }
-    if request.needs != Features::default() {
-        line(format_args!("needs   {:?}", request.needs));
+    if request.needs.features != Features::default() {
+        line(format_args!("needs   {:?}", request.needs.features));
     }
     for (Field(_, name), value) in &request.options {
         line(format_args!("{:?}  {name} {}", request.kind, words(value)));
@@ -379,13 +389,7 @@ mod tests {
     use super::*;
 
     fn request(options: Fields) -> Request {
-        Request {
-            kind: Kind::Dump,
-            open: Vec::new(),
-            options,
-            needs: Features::default(),
-            log: PathBuf::new(),
-        }
+        Request { kind: Kind::Dump, open: Vec::new(), options, needs: Needs::default(), log: PathBuf::new() }
     }
 
     // By protoc 3.21, from CRIU's rpc.proto: type: DUMP opts { images_dir_fd: 300 leave_running: true

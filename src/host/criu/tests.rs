@@ -14,6 +14,8 @@ fn criu() -> (Criu, OwnedFd) {
 }
 
 const VERSION: &[u8] = b"\x08\x0a\x10\x01\x52\x04\x08\x04\x10\x01";
+const NEEDS: Needs =
+    Needs { version: (3, 16), place: None, features: Features { mem_track: false, lazy_pages: false } };
 const DUMPED: &[u8] = b"\x08\x01\x10\x01";
 
 /// `type: NOTIFY success: true notify { script: SCRIPT pid: 7 }`
@@ -45,7 +47,7 @@ fn ask(
 ) -> (Result<()>, Vec<Vec<u8>>) {
     let (criu, peer) = criu();
     let following = follow(peer, script);
-    let asked = criu.ask(b"request", Kind::Dump, Features::default(), None, heed);
+    let asked = criu.ask(b"request", Kind::Dump, NEEDS, None, heed);
     (asked, following.join().unwrap())
 }
 
@@ -90,7 +92,7 @@ fn a_criu_that_is_too_old_or_cannot_is_not_asked() {
 
     let (criu, peer) = criu();
     let following = follow(peer, vec![VERSION.into(), b"\x08\x09\x10\x01\x42\x02\x08\x00".to_vec()]);
-    let needs = Features { mem_track: true, lazy_pages: false };
+    let needs = Needs { features: Features { mem_track: true, lazy_pages: false }, ..NEEDS };
     let error = criu.ask(b"request", Kind::PreDump, needs, None, |_, _| Ok(())).unwrap_err();
     assert!(error.to_string().contains("cannot follow changes of memory"), "{error}");
     assert_eq!(following.join().unwrap()[1], b"\x08\x09\x20\x01\x2a\x04\x08\x01\x10\x00");
@@ -100,7 +102,7 @@ fn a_criu_that_is_too_old_or_cannot_is_not_asked() {
 fn a_criu_that_is_gone_is_not_waited_for() {
     let (criu, peer) = criu();
     drop(peer);
-    let error = criu.ask(b"request", Kind::Dump, Features::default(), None, |_, _| Ok(())).unwrap_err();
+    let error = criu.ask(b"request", Kind::Dump, NEEDS, None, |_, _| Ok(())).unwrap_err();
     assert!(format!("{error:#}").contains("criu"), "{error:#}");
 }
 
@@ -122,7 +124,7 @@ fn a_descriptor_comes_with_its_notification() {
         received = fd;
         Ok(())
     };
-    criu.ask(b"request", Kind::Dump, Features::default(), None, heed).unwrap();
+    criu.ask(b"request", Kind::Dump, NEEDS, None, heed).unwrap();
     following.join().unwrap();
     assert!(is_open(received.unwrap().as_raw_fd()));
 }

@@ -230,6 +230,18 @@ fn a_restored_process_has_its_configured_labels_or_the_one_that_is_asked_for() {
 }
 
 #[test]
+fn what_an_older_criu_would_lose_is_not_given_to_one() {
+    let mut given = small();
+    let needs = |given: &Given| {
+        let needs = dump(&given.request(), &Seen::default(), None, &wishes(Vec::new())).unwrap().needs;
+        (needs.version, needs.place)
+    };
+    assert_eq!(needs(&given), ((3, 16), None));
+    given.spec.process_mut().as_mut().unwrap().set_no_new_privileges(Some(true));
+    assert_eq!(needs(&given), ((3, 18), Some("process.noNewPrivileges")));
+}
+
+#[test]
 fn what_criu_cannot_restore_is_refused() {
     let refused = |given: &Given| dumped(given, &wishes(Vec::new())).unwrap_err().to_string();
     let mut idmapped = small();
