@@ -17,6 +17,20 @@ use serde_json::Value;
 /// Long enough for a loaded machine; nothing that works comes near it.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
+/// Whether everything takes long: in the virtual machine (`hack/vm`).
+pub fn is_emulated() -> bool {
+    std::env::var_os("CORTEN_EMULATED").is_some()
+}
+
+/// All of them; where everything takes long no more than `most`, and others each time, so that in the long run all are
+/// tried. `CORTEN_THOROUGH=1` asks for all of them there too.
+pub fn affordable<T>(all: impl IntoIterator<Item = T>, most: usize) -> Vec<T> {
+    let all: Vec<T> = all.into_iter().collect();
+    let thorough = !is_emulated() || std::env::var("CORTEN_THOROUGH").is_ok_and(|wish| wish == "1");
+    let stride = if thorough { 1 } else { all.len().div_ceil(most).max(1) };
+    all.into_iter().skip(std::process::id() as usize % stride).step_by(stride).collect()
+}
+
 /// Words not yet spoken. Output goes to files, since a container keeps its creator's stdout open.
 pub struct Call {
     pub command: Command,

@@ -9,10 +9,9 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::bundle::{Bundle, bundle, skip};
-use crate::call::{Call, Output};
+use crate::call::{Call, Output, affordable};
 
-/// How many of a command's system calls are tried in one run in the virtual machine, where each takes a second.
-/// `CORTEN_FAULTS=all` tries them all there too.
+/// How many of a command's system calls are tried in one run in the virtual machine.
 const POINTS: usize = 60;
 
 /// Of no interest: memory, the C library's own, and what says goodbye.
@@ -64,18 +63,11 @@ pub fn under_strace(bundle: &Bundle, options: &[&str], call: &Call) -> Call {
         .args(words)
 }
 
-/// System calls of the runtime's own; where that takes too long, thinned to [`POINTS`].
 fn points(bundle: &Bundle, call: &Call) -> Vec<Point> {
-    let found = all_points(bundle, call);
-    let all = std::env::var_os("CORTEN_EMULATED").is_none()
-        || std::env::var("CORTEN_FAULTS").is_ok_and(|wish| wish == "all");
-    let stride = if all { 1 } else { found.len().div_ceil(POINTS) };
-    // Another part of them each time, so that in the long run all are tried.
-    let start = std::process::id() as usize % stride;
-    found.into_iter().skip(start).step_by(stride).collect()
+    affordable(all_points(bundle, call), POINTS)
 }
 
-/// All of them, from its start in the sealed copy on.
+/// System calls of the runtime's own, from its start in the sealed copy on.
 fn all_points(bundle: &Bundle, call: &Call) -> Vec<Point> {
     let list = bundle.scratch().join("strace");
     under_strace(bundle, &["-o", list.to_str().unwrap()], call).output().ok();

@@ -13,11 +13,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, skip};
+use crate::call::affordable;
 use crate::mounts::Mounted;
 use crate::security::Canary;
 
 const DIRECTORIES: &[&str] = &["dev", "dev/mqueue", "dev/pts", "dev/shm", "proc", "run", "sys", "tmp"];
 const FILES: &[&str] = &["dev/console", "dev/null", "dev/ptmx", "dev/zero", "dev/fd", "etc/passwd"];
+
+/// How many pairs of a place and what stands in it a test tries where everything takes long.
+const MOST: usize = 16;
 
 /// What stands in a place, made at a path; `canary` is what a link leads to.
 type Oddity = (&'static str, fn(&Path, canary: &Path));
@@ -97,12 +101,15 @@ impl Ear {
     }
 }
 
-fn every(names: &[&str], change: fn(&mut Bundle)) {
-    for name in names {
-        for oddity in ODDITIES {
-            run_with(name, *oddity, change, |_| None);
-        }
+fn every(names: &[&str], change: fn(&mut Bundle), lay: fn(&Bundle) -> Option<Mounted>) {
+    let pairs = names.iter().flat_map(|name| ODDITIES.iter().map(move |oddity| (name, oddity)));
+    for (name, oddity) in affordable(pairs, MOST) {
+        run_with(name, *oddity, change, lay);
     }
+}
+
+fn nothing(_: &Bundle) -> Option<Mounted> {
+    None
 }
 
 /// The image is the lower layer of what the container gets, as engines have it.
@@ -129,54 +136,66 @@ fn mount_tmpfs(bundle: &mut Bundle, destination: &str) {
 #[test]
 fn whatever_stands_for_a_directory_the_host_is_untouched() {
     let _root = bundle!();
-    every(DIRECTORIES, |bundle| {
-        mount_tmpfs(bundle, "/run");
-        mount_tmpfs(bundle, "/tmp/below");
-    });
+    every(
+        DIRECTORIES,
+        |bundle| {
+            mount_tmpfs(bundle, "/run");
+            mount_tmpfs(bundle, "/tmp/below");
+        },
+        nothing,
+    );
 }
 
 #[test]
 fn whatever_stands_for_a_directory_of_an_image_that_brings_its_own_dev_the_host_is_untouched() {
     let _root = bundle!();
     let names: Vec<&str> = DIRECTORIES.iter().copied().filter(|name| name.starts_with("dev")).collect();
-    every(&names, |bundle| forget_mount(bundle, "/dev"));
+    every(&names, |bundle| forget_mount(bundle, "/dev"), nothing);
 }
 
 #[test]
 fn whatever_stands_for_a_file_of_an_image_that_brings_its_own_dev_the_host_is_untouched() {
     let _root = bundle!();
-    every(FILES, |bundle| {
-        forget_mount(bundle, "/dev");
-        bundle.unset("/process", "env");
-    });
+    every(
+        FILES,
+        |bundle| {
+            forget_mount(bundle, "/dev");
+            bundle.unset("/process", "env");
+        },
+        nothing,
+    );
 }
 
 #[test]
 fn whatever_stands_in_the_lower_layer_of_an_overlay_the_host_is_untouched() {
     let _root = bundle!();
-    for name in ["dev", "proc", "tmp", "dev/null"] {
-        for oddity in ODDITIES {
-            run_with(name, *oddity, |bundle| forget_mount(bundle, "/dev"), overlay);
-        }
-    }
+    every(&["dev", "proc", "tmp", "dev/null"], |bundle| forget_mount(bundle, "/dev"), overlay);
 }
 
 #[test]
 fn whatever_stands_for_a_file_a_terminal_is_made_inside_or_not_at_all() {
     let _root = bundle!();
-    every(&["dev/console", "dev/pts", "dev/ptmx"], |bundle| {
-        forget_mount(bundle, "/dev");
-        bundle.set("/process/terminal", json!(true));
-    });
+    every(
+        &["dev/console", "dev/pts", "dev/ptmx"],
+        |bundle| {
+            forget_mount(bundle, "/dev");
+            bundle.set("/process/terminal", json!(true));
+        },
+        nothing,
+    );
 }
 
 #[test]
 fn whatever_is_masked_or_read_only_the_host_is_untouched() {
     let _root = bundle!();
-    every(&["etc/passwd", "tmp"], |bundle| {
-        bundle.set("/linux/maskedPaths", json!(["/etc/passwd", "/tmp"]));
-        bundle.set("/linux/readonlyPaths", json!(["/tmp", "/etc/passwd"]));
-    });
+    every(
+        &["etc/passwd", "tmp"],
+        |bundle| {
+            bundle.set("/linux/maskedPaths", json!(["/etc/passwd", "/tmp"]));
+            bundle.set("/linux/readonlyPaths", json!(["/tmp", "/etc/passwd"]));
+        },
+        nothing,
+    );
 }
 
 #[test]

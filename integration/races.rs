@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::advisories::Attack;
 use crate::bundle::{Bundle, bundle, skip};
+use crate::call::is_emulated;
 
 const ROUNDS: usize = 2000;
 /// Where every container takes a second (`hack/vm`).
@@ -23,7 +24,7 @@ const PLACES: usize = 40;
 const PATIENCE: usize = 50;
 
 fn rounds() -> usize {
-    let usual = if std::env::var_os("CORTEN_EMULATED").is_some() { ROUNDS_EMULATED } else { ROUNDS };
+    let usual = if is_emulated() { ROUNDS_EMULATED } else { ROUNDS };
     std::env::var("CORTEN_ROUNDS").map_or(usual, |text| text.parse().expect("CORTEN_ROUNDS is a number"))
 }
 

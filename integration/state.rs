@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::bundle::{bundle, runtime, skip};
-use crate::call::{Call, eventually};
+use crate::call::{Call, affordable, eventually};
 use crate::traces::Traces;
 
 #[test]
@@ -169,10 +169,13 @@ fn looking_never_sees_half_a_state() {
     create.wait().ok();
 }
 
+/// At how many moments a runtime is killed where everything takes long.
+const MOMENTS: usize = 15;
+
 #[test]
 fn a_runtime_killed_at_any_moment_of_create_leaves_what_delete_by_force_removes() {
     // The pause grows over the length of a create; what must hold does not depend on where it hits.
-    for step in 0..60 {
+    for step in affordable(0..60, MOMENTS) {
         let mut bundle = bundle!();
         bundle.args(&["/bin/sleep", "60"]);
         bundle.set("/hooks/createRuntime", json!([{"path": "/bin/true"}]));
@@ -189,7 +192,7 @@ fn a_runtime_killed_at_any_moment_of_create_leaves_what_delete_by_force_removes(
 
 #[test]
 fn a_runtime_killed_at_any_moment_of_run_leaves_what_delete_by_force_removes() {
-    for step in 0..30 {
+    for step in affordable(0..30, MOMENTS) {
         let mut bundle = bundle!();
         bundle.args(&["/bin/sleep", "60"]);
         let run = bundle.birth("run", &[]).spawn();
@@ -203,7 +206,7 @@ fn a_runtime_killed_at_any_moment_of_run_leaves_what_delete_by_force_removes() {
 
 #[test]
 fn a_runtime_killed_at_any_moment_of_delete_leaves_what_delete_by_force_removes() {
-    for step in 0..20 {
+    for step in affordable(0..20, MOMENTS) {
         let mut bundle = bundle!();
         bundle.args(&["/bin/sleep", "60"]);
         bundle.create().ok();
