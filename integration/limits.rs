@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::bundle::{bundle, skip};
+use crate::bundle::{Bundle, bundle, skip};
 use crate::call::eventually;
 use crate::cgroups::{hierarchy, on_v2, unified};
 use crate::traces::hierarchies;
@@ -294,7 +294,7 @@ impl Disk {
     /// The reason why there is none.
     fn new(directory: &Path) -> Result<Disk, String> {
         let image = directory.join("disk");
-        fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+        fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
         // Where they are built in there is nothing to load.
         let _ = Command::new("modprobe").args(["-qa", "loop", "bfq"]).status();
         let output = Command::new("losetup").args(["--find", "--show"]).arg(&image).output();
@@ -303,8 +303,12 @@ impl Disk {
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_string());
         }
         let disk = Disk(String::from_utf8_lossy(&output.stdout).trim().to_string());
-        let scheduler = format!("/sys/block/{}/queue/scheduler", disk.0.trim_start_matches("/dev/"));
-        fs::write(scheduler, "bfq").map_err(|error| format!("the kernel has no BFQ ({error})"))?;
+        let name = disk.0.trim_start_matches("/dev/");
+        let queue = Path::new("/sys/block").join(name).join("queue");
+        fs::write(queue.join("scheduler"), "bfq")
+            .map_err(|error| format!("the kernel has no BFQ ({error})"))?;
+        // It would put whoever has just begun before others, whatever their weights.
+        fs::write(queue.join("iosched/low_latency"), "0").unwrap();
         Ok(disk)
     }
 }
@@ -336,6 +340,56 @@ fn the_weight_of_a_device_that_bfq_serves_is_in_its_file() {
     bundle.create().ok();
     let text = fs::read_to_string(hierarchy(controller).unwrap().join(&bundle.id).join(file)).unwrap();
     assert_eq!(text, format!("default 300\n{major}:{minor} 700\n"));
+}
+
+/// How much the processes of a group have read from a disk, in bytes.
+fn bytes_read(group: &Path, device: &str) -> u64 {
+    let (file, key) = match unified() {
+        true => ("io.stat", "rbytes="),
+        false => ("blkio.bfq.io_service_bytes", "Read "),
+    };
+    let text = fs::read_to_string(group.join(file)).unwrap();
+    let line = text.lines().find(|line| line.starts_with(device) && line.contains(key));
+    let number = line.and_then(|line| line.split_once(key)?.1.split(' ').next()?.parse().ok());
+    number.unwrap_or(0)
+}
+
+#[test]
+fn of_two_that_read_from_one_disk_the_heavier_reads_more() {
+    let mut bundles = [bundle!(), Bundle::new()];
+    let disk = match Disk::new(&bundles[0].scratch()) {
+        Ok(disk) => disk,
+        Err(reason) => skip!("{reason}"),
+    };
+    let (controller, file) = if unified() { ("io", "io.bfq.weight") } else { ("blkio", "blkio.bfq.weight") };
+    if first_of(controller, &[file]).is_none() {
+        skip!("this machine has no {file}");
+    }
+    let device = fs::metadata(&disk.0).unwrap().rdev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    for (bundle, weight) in bundles.iter_mut().zip([1000, 100]) {
+        let allow = json!([{"allow": true, "type": "b", "major": major, "minor": minor, "access": "r"}]);
+        bundle.set(
+            "/linux/devices",
+            json!([{"path": "/dev/disk", "type": "b", "major": major, "minor": minor}]),
+        );
+        bundle.set("/linux/resources", json!({"devices": allow, "blockIO": {"weight": weight}}));
+        bundle.shell("while dd if=/dev/disk of=/dev/null bs=256k iflag=direct; do :; done");
+        bundle.create().ok();
+    }
+    bundles.iter().for_each(|bundle| drop(bundle.start().ok()));
+    let read = || {
+        let group = |bundle: &Bundle| hierarchy(controller).unwrap().join(&bundle.id);
+        bundles.each_ref().map(|bundle| bytes_read(&group(bundle), &format!("{major}:{minor} ")))
+    };
+    let before = eventually("both read", || Some(read()).filter(|read| read.iter().all(|read| *read > 0)));
+    let [heavy, light] = eventually("they read a while", || {
+        let read = read();
+        let since = [read[0] - before[0], read[1] - before[1]];
+        (since[0] + since[1] > 512 << 20).then_some(since)
+    });
+    bundles.iter().for_each(|bundle| drop(bundle.verb("delete", &["--force"]).ok()));
+    assert!(heavy > light * 3 / 2, "the one with ten times the weight read {heavy} bytes, the other {light}");
 }
 
 #[test]
