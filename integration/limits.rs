@@ -307,8 +307,9 @@ impl Disk {
         let queue = Path::new("/sys/block").join(name).join("queue");
         fs::write(queue.join("scheduler"), "bfq")
             .map_err(|error| format!("the kernel has no BFQ ({error})"))?;
-        // It would put whoever has just begun before others, whatever their weights.
+        // Weights and nothing else: not who has just begun, nor who has nothing to ask for a moment.
         fs::write(queue.join("iosched/low_latency"), "0").unwrap();
+        fs::write(queue.join("iosched/strict_guarantees"), "1").unwrap();
         Ok(disk)
     }
 }
@@ -374,7 +375,7 @@ fn of_two_that_read_from_one_disk_the_heavier_reads_more() {
             json!([{"path": "/dev/disk", "type": "b", "major": major, "minor": minor}]),
         );
         bundle.set("/linux/resources", json!({"devices": allow, "blockIO": {"weight": weight}}));
-        bundle.shell("while dd if=/dev/disk of=/dev/null bs=256k iflag=direct; do :; done");
+        bundle.shell("while dd if=/dev/disk of=/dev/null bs=1M iflag=direct; do :; done");
         bundle.create().ok();
     }
     bundles.iter().for_each(|bundle| drop(bundle.start().ok()));

@@ -107,6 +107,38 @@ const fn both(said: Said) -> (Said, Said) {
 }
 
 #[test]
+fn a_container_can_be_given_a_group_below_its_scope() {
+    let mut bundle = managed!();
+    if !unified() {
+        skip!("only cgroup v2 alone can be delegated to a container");
+    }
+    bundle
+        .set("/annotations", json!({"run.oci.delegate-cgroup": "own"}))
+        .add_namespace(json!({"type": "cgroup"}));
+    bundle.set("/linux/resources", json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 20}}));
+    bundle.config["mounts"].as_array_mut().unwrap().last_mut().unwrap()["options"] =
+        json!(["nosuid", "noexec", "nodev", "rw"]);
+    bundle.shell(
+        "cd /sys/fs/cgroup; cat /proc/self/cgroup memory.max; mkdir below && echo made; exec sleep 600",
+    );
+    let output = create(&bundle).ok();
+    bundle.start().ok();
+    eventually("the shell has made a group", || output.stdout().contains("made").then_some(()));
+    assert_eq!(output.stdout(), "0::/\nmax\nmade\n");
+    assert!(group(&bundle).join("own/below").exists());
+    assert_eq!(
+        (file(&bundle, "memory.max"), shown(&unit(&bundle), "TasksMax")),
+        ("67108864".into(), "20".into())
+    );
+    assert_eq!(bundle.exec(&["/bin/cat", "/proc/self/cgroup"]).ok().stdout(), "0::/\n");
+    bundle.verb("update", &["--pids-limit", "30"]).ok();
+    assert_eq!((file(&bundle, "pids.max"), shown(&unit(&bundle), "TasksMax")), ("30".into(), "30".into()));
+    bundle.verb("delete", &["--force"]).ok();
+    assert_no_unit(&bundle);
+    bundle.assert_nothing_left("a scope with a group of the container's");
+}
+
+#[test]
 fn a_scope_knows_what_the_container_is_limited_to() {
     let mut bundle = managed!();
     bundle.set(
