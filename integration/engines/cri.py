@@ -7,7 +7,7 @@ import re
 import time
 
 import containerd as lower
-from place import can_raise_limits, group_file, needs_apparmor, needs_iptables, needs_mounted_hierarchies, read, unified
+from place import can_raise_limits, group_file, heard, needs_apparmor, needs_iptables, needs_mounted_hierarchies, read, unified
 from table import Command, Engine, Failed, Skip, eventually, has, lacks, same, true
 from wire import Refused, Service, Stream, messages
 
@@ -548,9 +548,16 @@ def a_container_is_made_again_after_it_ended(c):
 def too_much_memory_is_told_as_an_oom_kill(c):
     needs_mounted_hierarchies()
     with c.pod() as pod:
-        greedy = pod.container("sh", "-c", "tail /dev/zero", resources={"memory_limit_in_bytes": 32 << 20})
-        greedy.ends(137, 60)
-        eventually(lambda: same(greedy.status()["reason"], "OOMKilled", "reason"), 5)
+
+        def killed():
+            greedy = pod.container("sh", "-c", "tail /dev/zero", resources={"memory_limit_in_bytes": 32 << 20})
+            greedy.ends(137, 60)
+            try:
+                eventually(lambda: same(greedy.status()["reason"], "OOMKilled", "reason"), 2)
+            finally:
+                c.call("RemoveContainer", container_id=greedy.id)
+
+        heard(killed)
 
 
 @cri.row

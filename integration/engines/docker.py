@@ -7,7 +7,7 @@ import re
 import time
 
 import containerd as lower
-from place import USER, group_file, need, needs_apparmor, needs_criu, needs_iptables, needs_mounted_hierarchies, read, subordinate_ids, unified
+from place import USER, group_file, heard, need, needs_apparmor, needs_criu, needs_iptables, needs_mounted_hierarchies, read, subordinate_ids, unified
 from table import Command, Engine, Skip, daemon, eventually, has, lacks, same, true
 
 
@@ -341,9 +341,13 @@ def memory_swap_and_reservation_are_limited(d):
 @docker.row
 def too_much_memory_is_an_oom_kill(d):
     needs_mounted_hierarchies()
-    with d.container("--memory", "16m", "--memory-swap", "16m", command=("tail", "/dev/zero")) as name:
-        same(d("wait", name), "137")
-        same(d.inspect(name, ".State.OOMKilled"), "true")
+
+    def killed():
+        with d.container("--memory", "16m", "--memory-swap", "16m", command=("tail", "/dev/zero")) as name:
+            same(d("wait", name), "137")
+            same(d.inspect(name, ".State.OOMKilled"), "true")
+
+    heard(killed)
 
 
 @docker.row

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tarfile
 
-from table import Command, Skip
+from table import Command, Skip, eventually
 
 
 class Place:
@@ -150,6 +150,14 @@ def systemd():
 def needs_systemd():
     if not systemd():
         raise Skip("systemd does not run here")
+
+
+def heard(check):
+    """
+    For what an engine reads in a container's group. systemd removes that with the last process, at times before the
+    engine has come to it, whatever the runtime: it hears of the next container's then.
+    """
+    return eventually(check, 60)
 
 
 def can_raise_limits():

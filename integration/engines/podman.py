@@ -7,7 +7,7 @@ import pwd
 import socket
 import time
 
-from place import USER, can_raise_limits, group_file, need, needs_criu, needs_iptables, needs_systemd, read, subordinate_ids, systemd, unified, write
+from place import USER, can_raise_limits, group_file, heard, need, needs_criu, needs_iptables, needs_systemd, read, subordinate_ids, systemd, unified, write
 from table import PATIENCE, Command, Engine, Failed, Skip, eventually, has, lacks, same, true
 
 
@@ -335,11 +335,15 @@ def limits_are_in_force_and_update_changes_them(p):
 @both
 def too_much_memory_is_an_oom_kill(p):
     needs_groups(p)
-    with p.container("--memory", "16m", "--memory-swap", "16m", command=("tail", "/dev/zero")) as name:
-        same(p("wait", name), "137")
-        if not unified() and p.inspect(name, ".State.OOMKilled") == "false":
-            raise Skip("killed with 137, but this conmon hears no notice of it on cgroup v1, whatever the runtime")
-        same(p.inspect(name, ".State.OOMKilled"), "true")
+
+    def killed():
+        with p.container("--memory", "16m", "--memory-swap", "16m", command=("tail", "/dev/zero")) as name:
+            same(p("wait", name), "137")
+            if not unified() and p.inspect(name, ".State.OOMKilled") == "false":
+                raise Skip("killed with 137, but this conmon hears no notice of it on cgroup v1, whatever the runtime")
+            same(p.inspect(name, ".State.OOMKilled"), "true")
+
+    heard(killed)
 
 
 @both

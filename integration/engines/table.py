@@ -6,6 +6,7 @@ take, and its rows, functions whose names are sentences that are true when they 
 
 import contextlib
 import fcntl
+import glob
 import os
 import pty
 import re
@@ -203,6 +204,7 @@ class Terminal:
 
     def __init__(self, argv, env, size):
         self.master, slave = pty.openpty()
+        self.name = os.ttyname(slave)
         self.text = ""
         self.resize(*size)
         self.process = subprocess.Popen(
@@ -247,7 +249,14 @@ class Terminal:
     def follows(self, rows, columns):
         """It has another size now. A client that did not listen yet is told again, as a person would pull again."""
         self.resize(rows, columns)
-        self.shows_its_size(rows, columns, lambda: self.process.send_signal(signal.SIGWINCH))
+        self.shows_its_size(rows, columns, self.tell)
+
+    def tell(self):
+        """The kernel tells the terminal's own session alone, and a client that systemd has started is in none."""
+        for each in glob.glob("/proc/[0-9]*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"{each}/fd/0") == self.name:
+                    os.kill(int(each.rpartition("/")[2]), signal.SIGWINCH)
 
     def shows_its_size(self, rows, columns, before=lambda: None):
         """Asks the shell on it, until the runtime's caller has passed the size on."""
