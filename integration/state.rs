@@ -126,6 +126,7 @@ fn one_of_many_starts_wins() {
     let calls: Vec<_> = (0..6).map(|_| bundle.call(["start", &bundle.id]).spawn()).collect();
     let won = calls.into_iter().map(|call| call.wait()).filter(|output| output.code() == 0).count();
     assert_eq!(won, 1);
+    eventually("the witness waits for a signal", || output.stdout().contains("ready").then_some(()));
     bundle.kill("TERM").ok();
     bundle.wait();
     assert_eq!(output.stdout(), "ready\nSIGTERM\n");
