@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, set, skip};
+use crate::call::affordable;
 
 /// A change of the config at a pointer, and the phrase that the error must have; by default the path itself.
 type Row = (&'static str, Value, &'static str);
@@ -19,7 +20,7 @@ fn row(pointer: &'static str, value: Value) -> Row {
 #[track_caller]
 fn refuse(rows: Vec<Row>) {
     let mut wrong = Vec::new();
-    for (pointer, value, phrase) in rows {
+    for (pointer, value, phrase) in affordable(rows, 8) {
         let mut bundle = bundle!();
         bundle.set(pointer, value.clone());
         let phrase =
