@@ -342,6 +342,38 @@ fn of_many_who_want_one_group_one_gets_it() {
     assert_eq!(winners.len(), 1);
 }
 
+/// Somebody who has made it and failed removes it, between the look of another and its lock.
+#[test]
+fn a_group_that_is_removed_before_it_is_claimed_is_no_group() {
+    if !has_strace() {
+        skip!("needs strace");
+    }
+    let bundle = bundle!();
+    let groups: Vec<PathBuf> = hierarchies().into_iter().map(|one| one.join(&bundle.id)).collect();
+    let list = bundle.scratch().join("strace");
+    let mut options = vec!["-o", list.to_str().unwrap(), "-e", "inject=flock:delay_enter=2000000"];
+    for group in &groups {
+        fs::create_dir(group).unwrap();
+        options.extend(["-P", group.to_str().unwrap()]);
+    }
+    let create = under_strace(&bundle, &options, &bundle.birth("create", &[])).spawn();
+    let claimed = eventually("a group is about to be claimed", || open_one_of(&groups));
+    fs::remove_dir(&claimed).unwrap();
+    create.wait().refused(1, &[claimed.to_str().unwrap(), "has just been removed by somebody else"]);
+    for group in groups.iter().filter(|group| **group != claimed) {
+        fs::remove_dir(group).unwrap();
+    }
+    bundle.assert_nothing_left("a create whose group was removed");
+}
+
+/// One that a process has open.
+fn open_one_of(paths: &[PathBuf]) -> Option<PathBuf> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let descriptors = processes.filter_map(|process| fs::read_dir(process.path().join("fd")).ok());
+    let mut open = descriptors.flatten().flatten().filter_map(|link| fs::read_link(link.path()).ok());
+    open.find(|path| paths.contains(path))
+}
+
 /// A container that was killed before it made the n-th of its groups: it has written down where it would, and has not
 /// seen yet whether another came first.
 fn killed_at_its_groups(path: &str, number: usize) -> Bundle {

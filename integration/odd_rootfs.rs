@@ -101,15 +101,15 @@ impl Ear {
     }
 }
 
-fn every(names: &[&str], change: fn(&mut Bundle), lay: fn(&Bundle) -> Option<Mounted>) {
+fn every(names: &[&str], change: fn(&mut Bundle)) {
+    every_below(names, change, |_| None);
+}
+
+fn every_below(names: &[&str], change: fn(&mut Bundle), lay: fn(&Bundle) -> Option<Mounted>) {
     let pairs = names.iter().flat_map(|name| ODDITIES.iter().map(move |oddity| (name, oddity)));
     for (name, oddity) in affordable(pairs, MOST) {
         run_with(name, *oddity, change, lay);
     }
-}
-
-fn nothing(_: &Bundle) -> Option<Mounted> {
-    None
 }
 
 /// The image is the lower layer of what the container gets, as engines have it.
@@ -136,66 +136,50 @@ fn mount_tmpfs(bundle: &mut Bundle, destination: &str) {
 #[test]
 fn whatever_stands_for_a_directory_the_host_is_untouched() {
     let _root = bundle!();
-    every(
-        DIRECTORIES,
-        |bundle| {
-            mount_tmpfs(bundle, "/run");
-            mount_tmpfs(bundle, "/tmp/below");
-        },
-        nothing,
-    );
+    every(DIRECTORIES, |bundle| {
+        mount_tmpfs(bundle, "/run");
+        mount_tmpfs(bundle, "/tmp/below");
+    });
 }
 
 #[test]
 fn whatever_stands_for_a_directory_of_an_image_that_brings_its_own_dev_the_host_is_untouched() {
     let _root = bundle!();
     let names: Vec<&str> = DIRECTORIES.iter().copied().filter(|name| name.starts_with("dev")).collect();
-    every(&names, |bundle| forget_mount(bundle, "/dev"), nothing);
+    every(&names, |bundle| forget_mount(bundle, "/dev"));
 }
 
 #[test]
 fn whatever_stands_for_a_file_of_an_image_that_brings_its_own_dev_the_host_is_untouched() {
     let _root = bundle!();
-    every(
-        FILES,
-        |bundle| {
-            forget_mount(bundle, "/dev");
-            bundle.unset("/process", "env");
-        },
-        nothing,
-    );
+    every(FILES, |bundle| {
+        forget_mount(bundle, "/dev");
+        bundle.unset("/process", "env");
+    });
 }
 
 #[test]
 fn whatever_stands_in_the_lower_layer_of_an_overlay_the_host_is_untouched() {
     let _root = bundle!();
-    every(&["dev", "proc", "tmp", "dev/null"], |bundle| forget_mount(bundle, "/dev"), overlay);
+    every_below(&["dev", "proc", "tmp", "dev/null"], |bundle| forget_mount(bundle, "/dev"), overlay);
 }
 
 #[test]
 fn whatever_stands_for_a_file_a_terminal_is_made_inside_or_not_at_all() {
     let _root = bundle!();
-    every(
-        &["dev/console", "dev/pts", "dev/ptmx"],
-        |bundle| {
-            forget_mount(bundle, "/dev");
-            bundle.set("/process/terminal", json!(true));
-        },
-        nothing,
-    );
+    every(&["dev/console", "dev/pts", "dev/ptmx"], |bundle| {
+        forget_mount(bundle, "/dev");
+        bundle.set("/process/terminal", json!(true));
+    });
 }
 
 #[test]
 fn whatever_is_masked_or_read_only_the_host_is_untouched() {
     let _root = bundle!();
-    every(
-        &["etc/passwd", "tmp"],
-        |bundle| {
-            bundle.set("/linux/maskedPaths", json!(["/etc/passwd", "/tmp"]));
-            bundle.set("/linux/readonlyPaths", json!(["/tmp", "/etc/passwd"]));
-        },
-        nothing,
-    );
+    every(&["etc/passwd", "tmp"], |bundle| {
+        bundle.set("/linux/maskedPaths", json!(["/etc/passwd", "/tmp"]));
+        bundle.set("/linux/readonlyPaths", json!(["/tmp", "/etc/passwd"]));
+    });
 }
 
 #[test]

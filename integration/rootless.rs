@@ -143,6 +143,7 @@ const OF_ROOTS_GROUPS: &[&str] = &[
     "cgroups::a_relative_or_missing_path_still_gives_the_container_groups_of_its_own",
     // Whoever is traced gains no privileges from newuidmap.
     "cgroups::a_create_that_was_killed_",
+    "cgroups::a_group_that_is_removed_before_it_is_claimed_is_no_group",
     "cgroups::neither_a_birth_nor_exec_writes_to_cgroup_procs",
     // Files of other users.
     "cgroups::a_container_can_be_given_a_group_below_the_one_that_is_limited",
