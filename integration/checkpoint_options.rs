@@ -15,6 +15,17 @@ use crate::cgroups::hierarchy;
 use crate::criu::{PATIENCE, criu_bundle, criu_version, dump_connected, has};
 use crate::terminal::receive_file;
 
+/// Leaves a test where criu runs no scripts for us.
+macro_rules! scripted_bundle {
+    () => {{
+        let bundle = criu_bundle!();
+        if criu_version() <= (3, 17) {
+            skip!("criu 3.17 dies of scripts beside notifications (BUG at criu/action-scripts.c:172)");
+        }
+        bundle
+    }};
+}
+
 impl Bundle {
     /// Has criu run a line of shell at each point where it runs scripts.
     fn with_script(&mut self, line: &str) {
@@ -201,7 +212,7 @@ fn a_job_of_a_shell_that_is_not_the_containers_is_taken_along_if_asked_for() {
 /// What it restores inherits its groups.
 #[test]
 fn criu_works_in_the_groups_of_what_it_restores() {
-    let mut bundle = criu_bundle!();
+    let mut bundle = scripted_bundle!();
     let groups = bundle.scratch().join("groups");
     bundle.with_script(&format!("cat /proc/$PPID/cgroup > {}", groups.display()));
     bundle.counted();
@@ -256,7 +267,7 @@ fn memory_that_has_changed_leaves_the_parent_if_asked_for() {
 /// While criu dumps, its tables of packet filters are in the container's network namespace.
 #[test]
 fn the_network_is_held_back_by_the_method_that_is_asked_for() {
-    let mut bundle = criu_bundle!();
+    let mut bundle = scripted_bundle!();
     let list = Command::new("unshare").args(["--net", "nft", "list", "ruleset"]).output();
     if !list.is_ok_and(|list| list.status.success()) {
         skip!("there is no nft, or it cannot list tables here");
