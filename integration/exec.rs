@@ -429,24 +429,29 @@ fn exec_says_what_a_cpuset_lacks() {
 }
 
 #[test]
-fn exec_follows_an_init_that_has_moved_down_since_its_group_takes_no_processes() {
+fn exec_follows_an_init_that_has_moved_down_and_is_not_in_the_way_of_what_it_does_next() {
     if !crate::cgroups::unified() {
         skip!("v1 groups take processes wherever they are");
     }
     let mut bundle = bundle!();
     let mounts = bundle.config["mounts"].as_array_mut().unwrap();
     mounts.last_mut().unwrap()["options"] = json!(["nosuid", "noexec", "nodev", "rw"]);
-    // What systemd does first.
+    // What systemd does first. A group hands nothing down while there are processes in it.
     bundle.shell(
-        "cd /sys/fs/cgroup && mkdir init.scope && echo 1 > init.scope/cgroup.procs && \
-         echo +pids > cgroup.subtree_control && echo moved; exec sleep 60",
+        "cd /sys/fs/cgroup && mkdir init.scope && echo 1 > init.scope/cgroup.procs && echo moved; \
+         until [ -d go ]; do sleep 0.1; done; echo +pids > cgroup.subtree_control && echo divided; exec sleep 60",
     );
     let output = bundle.create().ok();
     bundle.start().ok();
-    eventually("init has moved", || output.stdout().contains("moved").then_some(()));
-    let groups = groups_of(&bundle, &[]);
-    assert!(groups[0].ends_with(&format!("{}/init.scope", bundle.id)), "{groups:?}");
-    assert_eq!(bundle.exec(&["/bin/cat", "/proc/self/cgroup"]).ok().stdout(), "0::/init.scope\n");
+    let follows_once_it_has = |step: &str| {
+        eventually(step, || output.stdout().contains(step).then_some(()));
+        let groups = groups_of(&bundle, &[]);
+        assert!(groups[0].ends_with(&format!("{}/init.scope", bundle.id)), "{groups:?}");
+        assert_eq!(bundle.exec(&["/bin/cat", "/proc/self/cgroup"]).ok().stdout(), "0::/init.scope\n");
+    };
+    follows_once_it_has("moved");
+    bundle.exec_detached(&[], &["/bin/sh", "-c", "mkdir /sys/fs/cgroup/go; exec sleep 60"]);
+    follows_once_it_has("divided");
 }
 
 #[test]

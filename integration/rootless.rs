@@ -35,7 +35,7 @@ const FOR_ROOT: &[(&str, &[&str])] = &[
             "cli::odd_shapes_of_options_are_understood",
             "cli::ps_shows_the_processes_of_the_container_and_no_others",
             "exec::exec_does_not_go_into_a_group_that_is_not_below",
-            "exec::exec_follows_an_init_that_has_moved_down_since_its_group_takes_no_processes",
+            "exec::exec_follows_an_init_that_has_moved_down_and_is_not_in_the_way_of_what_it_does_next",
             "exec::exec_goes_into_a_group_below_that_of_the_container",
             "exec::exec_leaves_the_group_of_the_container_on_the_named_hierarchy_alone",
             "exec::exec_says_what_a_cpuset_lacks",

@@ -131,8 +131,8 @@ fn a_debian_with_systemd_boots_to_multi_user_and_stops_on_its_signal() {
     assert_eq!(group_of("1").as_deref(), Some("/init.scope"));
     let (_, control, _) = systemctl(&["show", "--property", "ControlGroup", "dbus.service"]);
     assert_eq!(control, "ControlGroup=/system.slice/dbus.service");
+    assert_eq!(group_of("self").as_deref(), Some("/init.scope"));
     if unified() {
-        assert_eq!(group_of("self").as_deref(), Some("/init.scope"));
         let limit = bundle.exec(&["/bin/cat", "/sys/fs/cgroup/pids.max"]).ok().stdout();
         assert_eq!(limit, "4096\n", "its own group is the root of its tree");
     }

@@ -156,7 +156,8 @@ fn program(words: &[String]) -> &[String] {
     }
 }
 
-/// In the container's group; where that takes no processes, since a systemd inside has moved them down, in init's.
+/// In the container's group, or in the one below it that init has moved to: a systemd inside will hand controllers down,
+/// and cannot while one of us is where it was (cgroups(7), "no internal processes").
 fn launch_in_group(
     plan: &Plan,
     state: &State,
@@ -173,9 +174,11 @@ fn launch_in_group(
         true => reopen(own.clone())?,
         false => reopen(below(own, &options.cgroup)?)?,
     };
-    if options.cgroup.is_empty() && !group.takes_processes()? {
-        let of_init = cgroup::of_pid(own, Pid::from_raw(init))?;
-        (location, group) = reopen(Location { unit: own.unit.clone(), ..of_init })?;
+    if options.cgroup.is_empty()
+        && group.has_groups_below()?
+        && let Some(lower) = cgroup::moved_down(own, Pid::from_raw(init))?
+    {
+        (location, group) = reopen(lower)?;
     }
     if cgroups(state) == Cgroups::Systemd {
         return launch::guest(plan, state, Whereto::Unit(&location), contact);

@@ -184,6 +184,13 @@ impl Group {
         Ok(())
     }
 
+    /// As the directory's links count them.
+    pub fn has_groups_below(&self) -> Result<bool> {
+        let status = fstatat(&self.root.fd, &self.path, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .with_context(|| self.path().display().to_string())?;
+        Ok(status.st_nlink > 2)
+    }
+
     pub fn is_claimed(&self) -> Result<bool> {
         let directory = match self.open(Path::new(""), OFlag::O_RDONLY | OFlag::O_DIRECTORY) {
             Err(Errno::ENOENT) => return Ok(false),

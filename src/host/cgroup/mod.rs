@@ -45,9 +45,8 @@ pub trait Cgroup {
     fn create_around(&mut self, pid: Pid) -> Result<()>;
     /// Open the doors and the birthplace of a group that exists.
     fn admit(&mut self) -> Result<()>;
-    /// Whether processes may be in it: a v2 group that hands controllers down takes none (cgroups(7), "no internal
-    /// processes").
-    fn takes_processes(&self) -> Result<bool>;
+    /// Whether its processes may have moved down (v2).
+    fn has_groups_below(&self) -> Result<bool>;
     /// A directory a child can be born into, where the kernel offers it (v2).
     fn birthplace(&self) -> Option<BorrowedFd<'_>>;
     /// The files a child writes `0` to, to move itself (v1).
@@ -114,17 +113,34 @@ pub fn remove_unused(location: &Location) -> Result<()> {
     if groups.is_claimed()? || !groups.pids()?.is_empty() { Ok(()) } else { groups.remove() }
 }
 
-/// Where a process really is, in the hierarchies of `location`: its init may have moved since.
-pub fn of_pid(location: &Location, pid: Pid) -> Result<Location> {
+/// The group of a process in every hierarchy, by the hierarchy's controllers (cgroups(7)).
+fn listed(pid: Pid) -> Result<HashMap<String, PathBuf>> {
     let path = format!("/proc/{pid}/cgroup");
-    let own = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let groups: HashMap<&str, &str> =
-        own.lines().filter_map(|line| line.split_once(':')?.1.split_once(":/")).collect();
-    let place = |place: &Place, listed: &str| -> Result<Place> {
-        let Some(group) = groups.get(listed) else { bail!("{path} does not list {listed:?}") };
-        let path = PathBuf::from(group);
+    let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let lines = text.lines().filter_map(|line| line.split_once(':')?.1.split_once(":/"));
+    Ok(lines.map(|(controllers, group)| (controllers.to_string(), PathBuf::from(group))).collect())
+}
+
+/// The container's groups with the one below its v2 group that `init` has moved to since, if it has.
+pub fn moved_down(container: &Location, init: Pid) -> Result<Option<Location>> {
+    let Some(own) = &container.v2 else { return Ok(None) };
+    let below = listed(init)?.remove("").filter(|path| path.starts_with(&own.path) && *path != own.path);
+    Ok(below.map(|path| Location {
+        v2: Some(Place { found: path.components().count(), path, ..own.clone() }),
+        ..container.clone()
+    }))
+}
+
+/// Where a process is in the hierarchies of `location`.
+fn of_pid(location: &Location, pid: Pid) -> Result<Location> {
+    let groups = listed(pid)?;
+    let place = |place: &Place, controllers: &str| -> Result<Place> {
+        let path = groups
+            .get(controllers)
+            .with_context(|| format!("/proc/{pid}/cgroup does not list {controllers:?}"))?
+            .clone();
         if path.components().any(|component| component == Component::ParentDir) {
-            bail!("process {pid} is in the group {group:?}, outside of our cgroup namespace");
+            bail!("process {pid} is in the group {path:?}, outside of our cgroup namespace");
         }
         let found = path.components().count();
         Ok(Place { hierarchy: place.hierarchy.clone(), path, found })

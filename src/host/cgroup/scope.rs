@@ -112,8 +112,8 @@ impl Cgroup for Scope {
         self.groups.admit()
     }
 
-    fn takes_processes(&self) -> Result<bool> {
-        self.groups.takes_processes()
+    fn has_groups_below(&self) -> Result<bool> {
+        self.groups.has_groups_below()
     }
 
     fn birthplace(&self) -> Option<BorrowedFd<'_>> {

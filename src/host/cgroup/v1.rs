@@ -134,8 +134,8 @@ impl Cgroup for V1 {
         self.unified.as_mut().map_or(Ok(()), Cgroup::admit)
     }
 
-    fn takes_processes(&self) -> Result<bool> {
-        self.unified.as_ref().map_or(Ok(true), Cgroup::takes_processes)
+    fn has_groups_below(&self) -> Result<bool> {
+        self.unified.as_ref().map_or(Ok(false), Cgroup::has_groups_below)
     }
 
     fn birthplace(&self) -> Option<BorrowedFd<'_>> {

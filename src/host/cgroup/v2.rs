@@ -179,8 +179,8 @@ impl Cgroup for V2 {
         Ok(())
     }
 
-    fn takes_processes(&self) -> Result<bool> {
-        Ok(self.group.read(CONTROL)?.trim().is_empty())
+    fn has_groups_below(&self) -> Result<bool> {
+        self.group.has_groups_below()
     }
 
     fn birthplace(&self) -> Option<BorrowedFd<'_>> {
