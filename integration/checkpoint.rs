@@ -457,6 +457,7 @@ fn whatever_a_killed_runtime_leaves_of_a_restore_is_deleted() {
         running.wait();
         bundle.verb("delete", &["--force"]).ok();
         bundle.assert_nothing_left("delete --force");
+        // A runtime that was killed early has not written it.
         let _ = fs::remove_file(bundle.pid_file());
     }
 }

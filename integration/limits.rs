@@ -316,6 +316,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        // The test has said what is wrong, if something is.
         let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
     }
 }
@@ -489,6 +490,7 @@ impl HugePages {
 
 impl Drop for HugePages {
     fn drop(&mut self) {
+        // As above.
         let _ = fs::write(Self::FILE, &self.0);
     }
 }

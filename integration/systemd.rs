@@ -528,6 +528,11 @@ fn script(bundle: &Bundle, line: &str) -> String {
     format!("set -e; C='{} --root /tmp/{}'; {line}", corten.display(), bundle.id)
 }
 
+fn remove_state_root(bundle: &Bundle) {
+    // Not every command comes so far as to make it.
+    let _ = fs::remove_dir_all(format!("/tmp/{}", bundle.id));
+}
+
 /// The configuration that `spec --rootless` writes, for the user of `as_user`.
 fn rootless(bundle: &mut Bundle) {
     let spec = Call::new(&bundle.runtime, &bundle.scratch()).args(["spec", "--rootless", "--bundle"]);
@@ -581,7 +586,7 @@ fn a_users_container_is_a_scope_of_the_users_systemd() {
     let errors = String::from_utf8_lossy(&output.stderr);
     let expected = "active\n67108864\n20\n67108864\n20\n0::/\n30\n30\npaused\ninactive\n";
     assert_eq!(said, expected, "{errors}");
-    let _ = fs::remove_dir_all(format!("/tmp/{id}"));
+    remove_state_root(&bundle);
 }
 
 #[test]
@@ -601,7 +606,7 @@ fn a_user_on_v1_hears_that_its_systemd_has_no_groups_to_give() {
     let starts = errors.starts_with("--systemd-cgroup: on cgroup v1");
     assert!(starts && errors.lines().count() == 1, "{errors}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
-    let _ = fs::remove_dir_all(format!("/tmp/{id}"));
+    remove_state_root(&bundle);
 }
 
 /// A container by files, made from within what is delegated to the user, and one of the user's systemd.
@@ -638,7 +643,7 @@ fn a_user_in_a_session_has_systemd_move_its_processes_or_hears_how_to_get_into_a
     for words in ["may not enter from here", "systemd-run --user --scope"] {
         assert!(errors.contains(words), "{errors}");
     }
-    let _ = fs::remove_dir_all(format!("/tmp/{id}"));
+    remove_state_root(&bundle);
 }
 
 #[test]
@@ -657,5 +662,5 @@ fn a_user_without_a_bus_hears_which_variables_are_missing() {
     let output = as_user(&bundle, &line);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("neither DBUS_SESSION_BUS_ADDRESS nor XDG_RUNTIME_DIR is set"), "{errors}");
-    let _ = fs::remove_dir_all(format!("/tmp/{}", bundle.id));
+    remove_state_root(&bundle);
 }

@@ -51,6 +51,7 @@ fn corten() -> u8 {
     let timed = cli.global.timing().map_or(Ok(()), |path| timing::begin(path, title(), begin));
     timing::done("read the command line");
     let performed = preserved.and(timed).and_then(|()| perform(&cli, &log));
+    timing::done("the rest");
     commands::tell_times(&log);
     match performed {
         Ok(status) => status,

@@ -35,6 +35,7 @@ pub fn svg(title: &str, axis: &str, lines: &[Line]) -> String {
     for power in left as i32..=right as i32 {
         let (value, at) = (10f64.powi(power), x(10f64.powi(power)));
         let (from, to) = (MARGIN, HEIGHT - MARGIN);
+        // Memory takes all text, here and below.
         let _ = writeln!(out, "<path d=\"M{at:.1} {from}V{to}\" stroke=\"#ddd\"/>");
         let _ =
             writeln!(out, "<text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{value}</text>", to + 16.0);

@@ -46,6 +46,7 @@ impl Chart {
         fs::write(directory.join(self.file), svg(self.title, self.axis, &self.lines))?;
         let mut text = format!("\n### {}\n\n| {} |", self.title, self.axis);
         text += &self.lines.iter().map(|line| format!(" {} |", line.name)).collect::<String>();
+        // Memory takes all text.
         let _ = write!(text, "\n|---:|{}", "---:|".repeat(self.lines.len()));
         let sizes = self.lines.first().map(|line| line.points.clone()).unwrap_or_default();
         for (row, (size, _)) in sizes.iter().enumerate() {

@@ -59,10 +59,6 @@ class Place:
         return archive
 
 
-def write_image(self, archive, name, *command):
-        write_image(self.rootfs(), archive, self.directory(f"{archive}.parts"), name, command)
-
-
 def write_image(rootfs, archive, directory, name, command):
     """An OCI image of one layer, as an archive."""
 
@@ -155,7 +151,7 @@ def needs_systemd():
 def heard(check):
     """
     For what an engine reads in a container's group. systemd removes that with the last process, at times before the
-    engine has come to it, whatever the runtime: it hears of the next container's then.
+    engine has come to it, whatever the runtime (docs/engines.md has counts): it hears of the next container's then.
     """
     return eventually(check, 60) if systemd() else check()
 

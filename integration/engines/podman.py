@@ -31,8 +31,11 @@ class Podman:
     def containers_conf(self):
         # Without CAP_SYS_RESOURCE no limit can be raised to what Podman asks for.
         limits = "" if can_raise_limits() else 'default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]'
+        # Else its conmon finds the group gone, at times, in which it looks for an OOM kill (docs/engines.md).
+        group = 'annotations = ["run.oci.systemd.subgroup=container"]' if self.manager == "systemd" else ""
         return f"""[containers]
 {limits}
+{group}
 [engine]
 cgroup_manager = "{self.manager}"
 events_logger = "file"

@@ -100,15 +100,15 @@ pub struct Birth {
     /// Leave this many file descriptors from 3 on open, after those of LISTEN_FDS
     #[arg(long, value_name = "N", default_value = "0", value_parser = descriptor_count)]
     pub preserve_fds: u32,
-    /// Do not adopt processes that the container leaves behind
-    #[arg(long)]
-    pub no_subreaper: bool,
 }
 
 #[derive(Args, Debug)]
 pub struct Create {
     #[command(flatten)]
     pub birth: Birth,
+    /// Accepted for callers that pass it; create never stays to adopt anybody
+    #[arg(long, hide = true)]
+    pub no_subreaper: bool,
     /// Accepted for callers that pass it; create never waits
     #[arg(short, long, hide = true)]
     pub detach: bool,
@@ -121,6 +121,9 @@ pub struct Create {
 pub struct Run {
     #[command(flatten)]
     pub birth: Birth,
+    /// Do not adopt processes that the container leaves behind
+    #[arg(long)]
+    pub no_subreaper: bool,
     /// Return once the container's process runs
     #[arg(short, long)]
     pub detach: bool,

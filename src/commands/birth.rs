@@ -64,10 +64,7 @@ pub fn give_birth(
             Some(path) => Some(path.clone()),
             None => annotations::pidfd_receiver(&bundle.spec).context("config.json")?,
         },
-        console: match console {
-            Console::Socket(path) => Some(sockets::connect_console(&path)?),
-            Console::Foreground(_) | Console::None => terminal,
-        },
+        console: sockets::console(&console, terminal)?,
         interrupt,
     };
     launch::birth(&context.store, &plan, state, &bundle.text, contact, context.log)

@@ -85,10 +85,7 @@ fn contact(
     Ok(Contact {
         pid_file: options.pid_file.clone(),
         pidfd_socket: options.pidfd_socket.clone(),
-        console: match console {
-            Console::Socket(path) => Some(sockets::connect_console(path)?),
-            Console::Foreground(_) | Console::None => terminal,
-        },
+        console: sockets::console(console, terminal)?,
         interrupt,
     })
 }
@@ -223,7 +220,7 @@ fn below(own: &Location, wishes: &[SubCgroup]) -> Result<Location> {
             }
         }
         if let Some(place) = &mut location.v2
-            && (wish.controllers.is_empty() || wish.controllers.iter().any(|name| name.is_empty()))
+            && wish.controllers.is_empty()
         {
             place.path.push(&inside);
             found = true;

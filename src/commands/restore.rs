@@ -77,10 +77,7 @@ fn bring_back(
     let contact = Contact {
         pid_file: options.pid_file.clone(),
         pidfd_socket: None,
-        console: match console {
-            Console::Socket(path) => Some(sockets::connect_console(&path)?),
-            Console::Foreground(_) | Console::None => terminal,
-        },
+        console: sockets::console(&console, terminal)?,
         interrupt,
     };
     launch::restore(&context.store, &plan, &asked, state, &bundle.text, contact, context.log)

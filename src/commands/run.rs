@@ -19,7 +19,7 @@ pub fn run(context: &Context<'_>, options: &cli::Run) -> Result<u8> {
         let started = start::detached(born.container, context.log);
         return started.map(|()| 0).inspect_err(|_| give_up(context, &options.id));
     }
-    if !options.birth.no_subreaper {
+    if !options.no_subreaper {
         set_child_subreaper().context("become a subreaper")?;
     }
     let foreground = Foreground::prepare()?;

@@ -64,7 +64,8 @@ pub fn open(room: &Path, interrupt: Option<BorrowedFd<'_>>) -> Result<Option<Rep
 }
 
 /// execve(2) closes one FIFO after the other, and who asks in between must not hear that init still waits.
-/// A FIFO without a reader is an error to its writers; nothing else is waited for.
+/// A FIFO without a reader is an error to its writers; nothing else is waited for, and the container has started even if a
+/// machine that stands still has not come so far.
 fn wait_for_last_reader(go: &File) -> Result<()> {
     const PATIENCE_MS: u16 = 1000;
     let mut fds = [PollFd::new(go.as_fd(), PollFlags::empty())];

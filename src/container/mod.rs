@@ -21,7 +21,7 @@ use crate::plan::annotations::Annotations;
 use crate::plan::{HookPoint, hooks};
 use crate::sys::process::signal;
 use state::{State, ends_within};
-use store::{Room, Store};
+use store::{Room, Store, does_not_exist};
 
 /// The copy of the bundle's configuration; `exec`, `update` and `delete` use it, never the bundle.
 pub const CONFIG: &str = "config.json";
@@ -186,7 +186,7 @@ impl Container {
     pub fn enter(store: &Store, id: &str) -> Result<Container> {
         let room = store.enter(id)?;
         let Some(state) = State::read(&room.path)? else {
-            bail!("container {id:?} does not exist");
+            bail!(does_not_exist(id));
         };
         Ok(Container { room, state })
     }

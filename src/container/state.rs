@@ -101,18 +101,9 @@ impl Process {
     }
 }
 
-/// Wait until a process has ended, or the deadline is over; whether it has.
+/// Wait until a process has ended, or the time is over; whether it has.
 pub fn ends_within(pidfd: &OwnedFd, timeout_ms: u16) -> Result<bool> {
-    use nix::poll::{PollFd, PollFlags, poll};
-    let deadline = std::time::Instant::now() + std::time::Duration::from_millis(timeout_ms.into());
-    loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now()).as_millis();
-        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, u16::try_from(left).unwrap_or(u16::MAX)) {
-            Err(Errno::EINTR) => {}
-            result => return Ok(result.context("wait for a process")? == 1),
-        }
-    }
+    sys::process::ends_within(pidfd.as_fd(), Some(timeout_ms.into())).context("wait for a process")
 }
 
 /// What keeps a process: its status, and where in the kernel it is, for the last word of a wait that was too long.

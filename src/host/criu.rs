@@ -8,8 +8,7 @@ use std::ffi::{CStr, CString};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use nix::errno::Errno;
@@ -258,12 +257,7 @@ fn settle(place: &Workplace<'_>, socket: BorrowedFd<'_>, output: BorrowedFd<'_>)
 }
 
 fn find() -> Result<CString> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let candidate = std::env::split_paths(&path).map(|directory| directory.join("criu")).find(|candidate| {
-        let executable = |file: std::fs::Metadata| file.is_file() && file.permissions().mode() & 0o111 != 0;
-        candidate.is_absolute() && std::fs::metadata(candidate).is_ok_and(executable)
-    });
-    let found: PathBuf = candidate.context("exec: \"criu\": executable file not found in $PATH")?;
+    let found = program::find("criu").context("exec: \"criu\": executable file not found in $PATH")?;
     Ok(CString::new(found.as_os_str().as_bytes())?)
 }
 

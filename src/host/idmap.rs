@@ -4,7 +4,6 @@ use std::ffi::{CStr, CString};
 use std::fmt::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -50,7 +49,7 @@ fn lines(map: &[IdMapping]) -> String {
 
 /// An unprivileged user may map more than its own id through newuidmap(1) and newgidmap(1) alone.
 fn run_helper(name: &str, pid: i32, map: &[IdMapping], file: &str) -> Result<()> {
-    let path = find(name)
+    let path = program::find(name)
         .with_context(|| format!("{name} is not in PATH: install the package that has it (uidmap)"))?;
     let mut arguments = vec![name.to_string(), pid.to_string()];
     for entry in map {
@@ -76,11 +75,6 @@ fn run_helper(name: &str, pid: i32, map: &[IdMapping], file: &str) -> Result<()>
             bail!("{name} refused the map: does {file} give these ids to this user? ({words})")
         }
     }
-}
-
-fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
 /// A user namespace with these maps and nobody in it, for an idmapped mount (mount_setattr(2)).

@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 
-use crate::plan::{Action, HookStreams, Moment, Slot, Step};
+use crate::plan::{Action, HookStreams, Slot, Step};
 use crate::sys::fd::{close_all_but, close_on_exec_from, write_once};
 use crate::sys::process::{Image, exit_now, restore_signals};
 use crate::sys::procfs::Procfs;
@@ -137,7 +137,7 @@ impl<'a> Init<'a> {
             Action::JoinProcess { slot, flags } => self.join_process(*slot, *flags),
             Action::Unshare { flags } => namespaces::unshare(*flags),
             Action::TimeOffsets { text } => self.time_offsets(text),
-            Action::Report(moment) => self.report(number, *moment),
+            Action::Report(_) => self.report(number),
             Action::TakeRoot => namespaces::take_root(),
             Action::Undumpable => Ok(crate::sys::process::set_undumpable()?),
             Action::Dumpable => {
@@ -211,10 +211,9 @@ impl<'a> Init<'a> {
         let _ = wire::send(listener, &report);
     }
 
-    fn report(&mut self, step: u32, moment: Moment) -> Outcome {
+    fn report(&mut self, step: u32) -> Outcome {
         wire::send(self.given.conversation.as_fd(), &Report::Reached { step })?;
         wire::await_grant(self.given.conversation.as_fd())?;
-        debug_assert!(moment != Moment::Ready || !self.started);
         Ok(())
     }
 

@@ -10,13 +10,15 @@ use anyhow::{Context, Result};
 
 use crate::container::state::State;
 use crate::plan::annotations::Annotations;
+use crate::plan::request::Console;
 use crate::plan::seccomp::Listener;
 use crate::sys::fd::send_with_fd;
 
-/// Connect to the socket that takes a terminal's master.
-pub fn connect_console(path: &Path) -> Result<OwnedFd> {
+/// What takes a terminal's master: the caller's socket, or `own` of a runtime that stays in the foreground.
+pub fn console(console: &Console, own: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
+    let Console::Socket(path) = console else { return Ok(own) };
     let stream = UnixStream::connect(path).with_context(|| format!("connect to console socket {path:?}"))?;
-    Ok(stream.into())
+    Ok(Some(stream.into()))
 }
 
 /// The two ends of a console socket of our own, for a runtime that stays in the foreground.

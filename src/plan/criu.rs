@@ -248,8 +248,6 @@ pub struct Answer {
     /// A [`Kind`], or one that is not ours.
     pub kind: u64,
     pub success: bool,
-    /// Of a restore.
-    pub pid: i32,
     pub notice: Notice,
     pub features: Features,
     /// Major and minor number.
@@ -272,7 +270,6 @@ impl Answer {
             match (number, value) {
                 (1, Wire::Number(kind)) => answer.kind = kind,
                 (2, Wire::Number(success)) => answer.success = success != 0,
-                (4, Wire::Bytes(restored)) => answer.pid = member(restored, 1)? as i32,
                 (5, Wire::Bytes(notice)) => {
                     answer.notice = Notice { script: text_member(notice, 1)?, pid: member(notice, 2)? as i32 }
                 }
@@ -415,7 +412,6 @@ mod tests {
         let restored = b"\x08\x02\x10\x01\x22\x03\x08\xac\x02\x98\x06\x07\xa2\x06\x01x";
         let answer = Answer::decode(restored).unwrap();
         assert!(answer.is(Kind::Restore) && answer.success);
-        assert_eq!(answer.pid, 300);
 
         let notice = Answer::decode(b"\x08\x06\x10\x01\x2a\x0d\x0a\x09post-dump\x10\x07").unwrap();
         assert_eq!(notice.notice, Notice { script: "post-dump".into(), pid: 7 });

@@ -54,7 +54,7 @@ pub mod systemd;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 mod typed;
 pub mod update;
 

@@ -2,8 +2,10 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::checked;
 
@@ -51,6 +53,19 @@ pub fn clone_process(flags: u64, birthplace: Option<BorrowedFd<'_>>) -> Result<S
 pub fn exit_now(status: i32) -> ! {
     // SAFETY: no memory is passed.
     unsafe { libc::_exit(status) }
+}
+
+/// Wait until a process has ended, or the time is over; whether it has.
+pub fn ends_within(process: BorrowedFd<'_>, timeout_ms: Option<u64>) -> Result<bool, Errno> {
+    let deadline = timeout_ms.and_then(|limit| Instant::now().checked_add(Duration::from_millis(limit)));
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(PollTimeout::NONE, |left| left.try_into().unwrap_or(PollTimeout::MAX));
+        match poll(&mut [PollFd::new(process, PollFlags::POLLIN)], timeout) {
+            Err(Errno::EINTR) => {}
+            result => return result.map(|ready| ready == 1),
+        }
+    }
 }
 
 /// Whether this process has one thread, by the number of entries in `/proc/self/task`.

@@ -5,14 +5,17 @@
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{Whence, lseek};
 
 use super::fd::{close_on_exec_from, duplicate_onto, write_once};
-use super::process::{Ended, Image, Side, Whom, clone_process, exit_now, restore_signals, signal, wait};
+use super::process::{
+    Ended, Image, Side, Whom, clone_process, ends_within, exit_now, restore_signals, signal, wait,
+};
 
 /// What to run, and for how long.
 pub struct Program<'a> {
@@ -71,6 +74,17 @@ impl Started {
     }
 }
 
+/// The program of this name, as PATH has it. Where that is relative it is nobody's.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join(name))
+        .find(|file| {
+            file.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+        })
+}
+
 /// Start a program in the v2 cgroup `birthplace`, or in ours. `prepare` runs in the child and decides what it keeps: it
 /// closes on execve(2) what the program is not to have. The inner error is why there is no program.
 pub fn start(
@@ -111,20 +125,6 @@ fn prepare(program: &Program<'_>, input: BorrowedFd<'_>) -> Result<(), Errno> {
         }
     }
     close_on_exec_from(3)
-}
-
-fn ends_within(process: BorrowedFd<'_>, timeout_ms: Option<u64>) -> Result<bool, Errno> {
-    let timeout = match timeout_ms {
-        Some(limit) => PollTimeout::try_from(i32::try_from(limit).unwrap_or(i32::MAX)),
-        None => Ok(PollTimeout::NONE),
-    };
-    let timeout = timeout.map_err(|_| Errno::EINVAL)?;
-    loop {
-        match poll(&mut [PollFd::new(process, PollFlags::POLLIN)], timeout) {
-            Err(Errno::EINTR) => {}
-            result => return result.map(|ready| ready == 1),
-        }
-    }
 }
 
 /// The end of what a program printed to a memory file, as much as travels in a note.

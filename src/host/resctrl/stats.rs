@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 
 use super::{Resctrl, SCHEMATA, is_there, read};
@@ -48,7 +48,7 @@ impl Resctrl {
             return Ok(stats);
         };
         let data = watched.join("mon_data");
-        let domains = domains(&data);
+        let domains = domains(&data)?;
         for (member, files) in COUNTERS {
             let mut counted = Vec::new();
             for domain in &domains {
@@ -77,17 +77,21 @@ fn line(schemata: &str, start: &str) -> Value {
     line.map_or(Value::Null, |line| Value::String(line.to_string()))
 }
 
-/// The caches that are watched, in the order of their numbers.
-fn domains(data: &Path) -> Vec<String> {
+/// The caches that are watched, in the order of their numbers; none on a processor that cannot.
+fn domains(data: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(data).into_iter().flatten().flatten() {
+    if !is_there(data)? {
+        return Ok(names);
+    }
+    for entry in fs::read_dir(data).with_context(|| format!("list {data:?}"))? {
+        let entry = entry.with_context(|| format!("list {data:?}"))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with("mon_L3_") {
             names.push(name);
         }
     }
     names.sort();
-    names
+    Ok(names)
 }
 
 /// What the files of a directory say, as far as they are there and say a number, or a mask.

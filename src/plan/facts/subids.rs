@@ -3,7 +3,10 @@
 //! Runs outside, and only for others than root. What is found here is a proposal: newuidmap(1) judges.
 
 use std::fs;
-use std::path::Path;
+
+use crate::sys::program;
+
+const HELPERS: [&str; 2] = ["newuidmap", "newgidmap"];
 
 /// Ranges of ids outside, each its first id and its length. Without both kinds, and the programs that write them into
 /// a map, there are none.
@@ -18,14 +21,11 @@ impl SubordinateIds {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let owner = Owner { uid, name: name(&read("/etc/passwd"), uid) };
         let (uids, gids) = (owner.ranges(&read("/etc/subuid")), owner.ranges(&read("/etc/subgid")));
-        let usable = !uids.is_empty() && !gids.is_empty() && in_path("newuidmap") && in_path("newgidmap");
+        let usable = !uids.is_empty()
+            && !gids.is_empty()
+            && HELPERS.iter().all(|helper| program::find(helper).is_some());
         if usable { SubordinateIds { uids, gids } } else { SubordinateIds::default() }
     }
-}
-
-fn in_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|directory| Path::new(&directory).join(program).is_file())
 }
 
 /// Whom a line of these files may name by either.

@@ -118,6 +118,7 @@ fn the_features_document_has_every_field() {
     for field in fields().iter().filter_map(|field| field.strip_prefix("features:")) {
         assert!(has(&document, field), "features lacks {field}");
     }
+    assert!(!document.to_string().contains("false"), "nothing of it is missing: {document}");
 }
 
 /// Whether a document has a field; `[]` is any element of a list, and `*` any member.

@@ -1,16 +1,17 @@
 //! The trees as root, in groups of their own on this host's hierarchies.
 
 use super::*;
+use crate::plan::tests::skip;
 
 /// This host's hierarchies, unless the test cannot run here.
-fn host(test: &str) -> Option<CgroupLayout> {
+fn host() -> Option<CgroupLayout> {
     if !nix::unistd::geteuid().is_root() {
-        println!("skipped: {test}: only root makes control groups");
+        skip("only root makes control groups");
         return None;
     }
     let layout = facts::cgroup::layout(Path::new("/sys/fs/cgroup")).unwrap();
     if layout.v1.is_empty() && layout.v2.is_none() {
-        println!("skipped: {test}: no cgroup hierarchy is mounted");
+        skip("no cgroup hierarchy is mounted");
         return None;
     }
     Some(layout)
@@ -97,7 +98,7 @@ impl Drop for Temporary {
 
 #[test]
 fn a_real_group_is_made_limited_and_removed() {
-    let Some(layout) = host("a_real_group_is_made_limited_and_removed") else { return };
+    let Some(layout) = host() else { return };
     let location;
     {
         let real = Temporary::new(&layout, "limited");
@@ -131,7 +132,7 @@ fn a_real_group_is_made_limited_and_removed() {
 
 #[test]
 fn processes_in_a_real_group_are_listed_frozen_and_killed() {
-    let Some(layout) = host("processes_in_a_real_group_are_listed_frozen_and_killed") else { return };
+    let Some(layout) = host() else { return };
     let real = Temporary::new(&layout, "frozen");
     let mut shell = real.shell("sleep 1000 & sleep 1000");
     real.wait_for_pids(3);
@@ -145,10 +146,9 @@ fn processes_in_a_real_group_are_listed_frozen_and_killed() {
 
 #[test]
 fn without_a_v2_hierarchy_everything_in_a_group_is_killed_too() {
-    let test = "without_a_v2_hierarchy_everything_in_a_group_is_killed_too";
-    let Some(layout) = host(test) else { return };
+    let Some(layout) = host() else { return };
     if layout.v1.is_empty() {
-        println!("skipped: {test}: no cgroup v1 hierarchy is mounted");
+        skip("no cgroup v1 hierarchy is mounted");
         return;
     }
     let real = Temporary::new(&CgroupLayout { v2: None, ..layout }, "v1");
@@ -163,7 +163,7 @@ fn without_a_v2_hierarchy_everything_in_a_group_is_killed_too() {
 
 #[test]
 fn whoever_keeps_a_group_from_going_is_named() {
-    let Some(layout) = host("whoever_keeps_a_group_from_going_is_named") else { return };
+    let Some(layout) = host() else { return };
     let real = Temporary::new(&layout, "held");
     let mut shell = real.shell("exec sleep 1000");
     real.wait_for_pids(1);
@@ -179,8 +179,7 @@ fn whoever_keeps_a_group_from_going_is_named() {
 
 #[test]
 fn limits_that_the_kernel_holds_against_each_other_can_be_raised_and_lowered() {
-    let Some(layout) = host("limits_that_the_kernel_holds_against_each_other_can_be_raised_and_lowered")
-    else {
+    let Some(layout) = host() else {
         return;
     };
     let real = Temporary::new(&layout, "order");
@@ -202,7 +201,7 @@ fn limits_that_the_kernel_holds_against_each_other_can_be_raised_and_lowered() {
 
 #[test]
 fn of_two_who_want_one_group_the_first_to_make_it_keeps_it() {
-    let Some(layout) = host("of_two_who_want_one_group_the_first_to_make_it_keeps_it") else { return };
+    let Some(layout) = host() else { return };
     let path = format!("corten-test-wanted-{}/by/two", std::process::id());
     let mut both = [open(&layout, Path::new(&path)).unwrap(), open(&layout, Path::new(&path)).unwrap()];
     let [first, second] = &mut both;
@@ -233,7 +232,7 @@ fn of_two_who_want_one_group_the_first_to_make_it_keeps_it() {
 
 #[test]
 fn a_delegate_is_below_the_group_that_is_limited_and_ends_with_it() {
-    let Some(layout) = unified("a_delegate_is_below_the_group_that_is_limited_and_ends_with_it") else {
+    let Some(layout) = unified() else {
         return;
     };
     let path = format!("corten-test-given-{}", std::process::id());
@@ -259,10 +258,10 @@ fn a_delegate_is_below_the_group_that_is_limited_and_ends_with_it() {
 }
 
 /// The v2 hierarchy alone, which this host may have beside the v1 ones.
-fn unified(test: &str) -> Option<CgroupLayout> {
-    let layout = host(test)?;
+fn unified() -> Option<CgroupLayout> {
+    let layout = host()?;
     if layout.v2.is_none() {
-        println!("skipped: {test}: no cgroup v2 hierarchy is mounted");
+        skip("no cgroup v2 hierarchy is mounted");
         return None;
     }
     // Its controllers are the host's business: enabling them would outlast the test.
@@ -272,7 +271,7 @@ fn unified(test: &str) -> Option<CgroupLayout> {
 
 #[test]
 fn a_v2_group_freezes_thaws_and_is_killed_with_those_below_it() {
-    let Some(layout) = unified("a_v2_group_freezes_thaws_and_is_killed_with_those_below_it") else { return };
+    let Some(layout) = unified() else { return };
     let real = Temporary::new(&layout, "v2");
     let place = real.cgroup.location().v2.unwrap();
     let nested = layout.root.join(&place.hierarchy.directory).join(&place.path).join("nested");
@@ -292,7 +291,7 @@ fn a_v2_group_freezes_thaws_and_is_killed_with_those_below_it() {
 
 #[test]
 fn a_device_program_holds_and_gives_way_to_the_next() {
-    let Some(layout) = unified("a_device_program_holds_and_gives_way_to_the_next") else { return };
+    let Some(layout) = unified() else { return };
     let real = Temporary::new(&layout, "devices");
     // /dev/kmsg is no default device.
     let readable = |device: &str| real.shell(&format!("exec < {device}")).wait().unwrap().success();
@@ -315,8 +314,7 @@ fn a_device_program_holds_and_gives_way_to_the_next() {
 
 #[test]
 fn there_is_no_moment_without_a_device_program_while_they_replace_each_other() {
-    let Some(layout) = unified("there_is_no_moment_without_a_device_program_while_they_replace_each_other")
-    else {
+    let Some(layout) = unified() else {
         return;
     };
     let real = Temporary::new(&layout, "replaced");
@@ -338,9 +336,9 @@ fn there_is_no_moment_without_a_device_program_while_they_replace_each_other() {
 
 #[test]
 fn v1_device_rules_hold() {
-    let Some(layout) = host("v1_device_rules_hold") else { return };
+    let Some(layout) = host() else { return };
     if !layout.has(Version::V1, "devices") {
-        println!("skipped: v1_device_rules_hold: no v1 devices hierarchy is mounted");
+        skip("no v1 devices hierarchy is mounted");
         return;
     }
     let real = Temporary::new(&layout, "rules");
@@ -364,7 +362,7 @@ fn v1_device_rules_hold() {
 
 #[test]
 fn a_process_is_found_where_it_is() {
-    let Some(layout) = host("a_process_is_found_where_it_is") else { return };
+    let Some(layout) = host() else { return };
     let planned = open(&layout, Path::new("elsewhere")).unwrap().location();
     let own = of_pid(&planned, Pid::this()).unwrap();
     let listed = fs::read_to_string("/proc/self/cgroup").unwrap();

@@ -8,13 +8,14 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
-use std::{env, fs, thread};
+use std::thread;
 
 use seccompiler::sock_filter;
 use serde::Deserialize;
 
 use super::generator::{self, Random};
 use super::*;
+use crate::plan::tests::skip;
 use interpreter::{run, verify};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/integration/libseccomp.py");
@@ -56,15 +57,6 @@ fn libseccomp_gives_the_same_verdicts() {
         }
     }
     assert!(compared >= 200, "{compared} profiles were compared");
-}
-
-fn skip(reason: &str) {
-    let test = thread::current().name().unwrap_or("a test").to_owned();
-    println!("skipped: {test}: {reason}");
-    if let Some(list) = env::var_os("CORTEN_SKIPPED") {
-        let mut list = fs::OpenOptions::new().append(true).create(true).open(list).expect("open the list");
-        writeln!(list, "{test}: {reason}").expect("write to the list");
-    }
 }
 
 fn ask(profiles: &[Value]) -> Vec<Answer> {
