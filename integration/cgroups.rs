@@ -518,3 +518,18 @@ fn a_writable_group_on_v2_belongs_to_the_user_of_the_process() {
         eventually("the container makes a group", || group.join("below").exists().then_some(()));
     }
 }
+
+#[test]
+fn groups_that_are_nested_deeper_than_a_path_is_long_go_with_the_container() {
+    let mut bundle = bundle!();
+    bundle.running();
+    let group = hierarchies().into_iter().map(|one| one.join(&bundle.id)).find(|group| group.exists());
+    let name = "x".repeat(200);
+    let line = "for i in $(seq 40); do mkdir $1 && cd -P $1 || exit 1; done";
+    let mut shell = Call::new("sh", &bundle.scratch()).args(["-c", line, "sh", &name]);
+    shell.command.current_dir(group.expect("a group"));
+    shell.output().ok();
+    bundle.verb("ps", &["--format", "json"]).ok();
+    bundle.verb("delete", &["--force"]).ok();
+    bundle.assert_nothing_left("deep groups");
+}

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::bundle::{bundle, skip};
-use crate::call::{affordable, eventually};
+use crate::call::{Call, affordable, eventually};
 
 #[test]
 fn create_leaves_a_container_that_waits_for_start() {
@@ -239,6 +239,25 @@ fn after_create_nothing_of_the_runtime_remains_but_init() {
     assert_eq!(parent, std::process::id().to_string(), "init belongs to the caller's subreaper");
 }
 
+/// The pid file is written beside its place first, under a name that can be foreseen.
+#[test]
+fn a_link_that_lies_in_wait_for_the_pid_file_is_not_followed() {
+    let mut bundle = bundle!();
+    bundle.args(&["/bin/sleep", "60"]).write_config();
+    let (victim, place) = (bundle.scratch().join("victim"), bundle.scratch().join("pids"));
+    fs::write(&victim, "precious").unwrap();
+    fs::create_dir(&place).unwrap();
+    let line = "ln -s ../victim pids/.x.pid.$$; exec \"$@\"";
+    let call = Call::new("sh", &bundle.scratch()).args(["-c", line, "sh"]).arg(&bundle.runtime);
+    let call = call.arg("--root").arg(bundle.state_root()).args(["create", "--pid-file"]);
+    let call = call.arg(place.join("x.pid")).arg("--bundle").arg(bundle.path()).arg(&bundle.id);
+    call.output().ok();
+    assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
+    let written = place.join("x.pid");
+    assert!(fs::symlink_metadata(&written).unwrap().is_file());
+    assert_eq!(fs::read_to_string(written).unwrap(), bundle.state()["pid"].to_string());
+}
+
 #[test]
 fn the_pid_file_holds_the_decimal_pid_of_init() {
     let bundle = bundle!();
@@ -421,12 +440,9 @@ fn ids_use_the_portable_characters_only() {
 }
 
 #[test]
-fn a_bundle_without_a_process_can_be_created_but_not_started() {
+fn a_bundle_without_a_process_is_refused() {
     let mut bundle = bundle!();
     bundle.unset("", "process");
-    if bundle.create().code() == 0 {
-        assert_eq!(bundle.start().code(), 1);
-    }
-    let left = bundle.traces();
-    assert!(left.processes.len() <= 1, "{left:?}");
+    bundle.create().refused(1, &["config.json: process: missing"]);
+    bundle.assert_nothing_left("a bundle without a process");
 }

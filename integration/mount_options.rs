@@ -222,14 +222,17 @@ fn tmpcopyup_fills_the_tmpfs_with_what_it_covers() {
     fs::set_permissions(etc.join("deep/file"), fs::Permissions::from_mode(0o604)).unwrap();
     std::os::unix::fs::chown(etc.join("deep/file"), Some(1000), Some(1001)).unwrap();
     symlink("deep/file", etc.join("link")).unwrap();
-    bundle.mount(json!({"destination": "/etc", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "mode=755"]}));
+    fs::set_permissions(&etc, fs::Permissions::from_mode(0o751)).unwrap();
+    bundle.mount(json!({"destination": "/etc", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "mode=715"]}));
     bundle.shell(
-        "echo more >> /etc/group; cat /etc/deep/file; echo; readlink /etc/link; /witness stat /etc/deep/file",
+        "echo more >> /etc/group; cat /etc/deep/file; echo; readlink /etc/link; /witness stat /etc/deep/file; \
+         stat -c %a /etc",
     );
     let output = bundle.run().ok().stdout();
     let lines: Vec<&str> = output.lines().collect();
     assert_eq!(lines[..2], ["deep", "deep/file"]);
     let stat: Value = serde_json::from_str(lines[2]).unwrap();
     assert_eq!((&stat["mode"], &stat["uid"], &stat["gid"]), (&json!("0604"), &json!(1000), &json!(1001)));
+    assert_eq!(lines[3], "715", "what is asked for, and not what the image has");
     assert!(!fs::read_to_string(etc.join("group")).unwrap().contains("more"), "the image stays as it was");
 }

@@ -193,19 +193,16 @@ fn a_container_that_has_a_socket_of_its_own_keeps_it() {
     assert!(manager.has_heard_all());
 }
 
+/// As with an environment that has outlived its service.
 #[test]
-fn a_manager_that_does_not_listen_is_an_error_before_the_container_starts() {
+fn a_manager_that_does_not_listen_keeps_nobody_from_running() {
     let mut bundle = bundle!();
-    bundle.args(&["/bin/sleep", "60"]);
-    bundle.birth("create", &[]).env("NOTIFY_SOCKET", "/no/such/socket").output().ok();
-    let start = bundle.call(["start", &bundle.id]).env("NOTIFY_SOCKET", "/no/such/socket").output();
-    start.refused(1, &["NOTIFY_SOCKET", "/no/such/socket"]);
-    bundle.assert_status("created");
-    let run = || bundle.birth("run", &[]).env("NOTIFY_SOCKET", "/no/such/socket").output();
-    bundle.verb("delete", &["--force"]).ok();
-    bundle.wait();
-    run().refused(1, &["NOTIFY_SOCKET"]);
-    bundle.assert_nothing_left("a run that could not start");
+    bundle.shell("exit 3");
+    for manager in ["/no/such/socket", "@nobody", &format!("/{}", "x".repeat(200))] {
+        let output = bundle.birth("run", &[]).env("NOTIFY_SOCKET", manager).output();
+        assert_eq!(output.code(), 3, "{output}");
+        bundle.assert_nothing_left(manager);
+    }
 }
 
 #[test]

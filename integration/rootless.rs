@@ -47,6 +47,7 @@ const FOR_ROOT: &[(&str, &[&str])] = &[
             "resctrl::events_tell_of_the_group",
             "shell::an_interactive_shell_has_job_control",
             "supervision::a_dead_process_that_keeps_a_container_is_told_from_one_that_lives",
+            "supervision::a_process_that_has_ended_its_first_thread_is_alive_and_can_be_killed",
             "supervision::a_process_that_cannot_die_is_named_before_the_patience_of_an_engine_ends",
             "supervision::exec_in_a_paused_container_waits_for_it_to_go_on_if_asked",
             "system::",
@@ -59,6 +60,7 @@ const FOR_ROOT: &[(&str, &[&str])] = &[
         &[
             "mount_options::",
             "mounts::bind_takes_one_mount_and_rbind_the_tree",
+            "security::cve_2019_5736_a_read_only_mount_of_the_hosts_is_no_seal",
             "mounts::ridmap_maps_the_whole_tree_and_idmap_its_top",
             "propagation::",
             "state::start_works_from_another_mount_namespace",
@@ -144,6 +146,8 @@ const OF_ROOTS_GROUPS: &[&str] = &[
     // Whoever is traced gains no privileges from newuidmap.
     "cgroups::a_create_that_was_killed_",
     "cgroups::a_group_that_is_removed_before_it_is_claimed_is_no_group",
+    // The test looks where the container's group of root's would be.
+    "cgroups::groups_that_are_nested_deeper_than_a_path_is_long_go_with_the_container",
     "cgroups::neither_a_birth_nor_exec_writes_to_cgroup_procs",
     // Files of other users.
     "cgroups::a_container_can_be_given_a_group_below_the_one_that_is_limited",

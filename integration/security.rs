@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{getegid, geteuid};
 use serde_json::{Value, json};
 
@@ -441,6 +442,36 @@ fn cve_2019_5736_the_executable_of_a_waiting_init_cannot_be_written() {
     assert_own_runtime_is(&mut bundle, &before);
     let error = attempt.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied), "{error}");
+}
+
+/// Whoever upgrades a host whose programs are on a read-only mount makes that writable.
+#[test]
+fn cve_2019_5736_a_read_only_mount_of_the_hosts_is_no_seal() {
+    let mut bundle = bundle!();
+    let place = bundle.scratch().join("usr");
+    fs::create_dir(&place).unwrap();
+    mount(Some("tmpfs"), &place, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    let copy = place.join("corten");
+    fs::copy(bundle.copy_of_runtime(), &copy).unwrap();
+    let before = fs::read(&copy).unwrap();
+    let remount = |flags: MsFlags| {
+        mount(None::<&str>, &place, None::<&str>, MsFlags::MS_REMOUNT | flags, None::<&str>).unwrap();
+    };
+    remount(MsFlags::MS_RDONLY);
+    bundle.runtime = copy.clone();
+    bundle.args(&["/bin/true"]).create().ok();
+    let exe = fs::File::open(format!("/proc/{}/exe", bundle.pid())).unwrap();
+    remount(MsFlags::empty());
+    bundle.verb("delete", &["--force"]).ok();
+    let again = format!("/proc/self/fd/{}", exe.as_raw_fd());
+    let attempt =
+        fs::OpenOptions::new().write(true).open(again).and_then(|mut file| file.write_all(b"overwritten"));
+    bundle.runtime = runtime();
+    let after = fs::read(&copy).unwrap();
+    drop(exe);
+    umount2(&place, MntFlags::MNT_DETACH).unwrap();
+    assert_eq!(attempt.unwrap_err().kind(), ErrorKind::ReadOnlyFilesystem);
+    assert!(after == before, "the runtime was overwritten");
 }
 
 /// Docker gives every container a profile where the host has AppArmor.

@@ -281,3 +281,17 @@ fn start_works_from_another_mount_namespace() {
     call.args(words).output().ok();
     assert_eq!(bundle.wait(), 3);
 }
+
+#[test]
+fn a_link_among_the_containers_is_not_followed() {
+    let bundle = bundle!();
+    let victim = bundle.scratch().join("victim");
+    fs::create_dir(&victim).unwrap();
+    fs::write(victim.join("precious"), "").unwrap();
+    fs::create_dir_all(bundle.state_root()).unwrap();
+    let link = bundle.state_root().join(&bundle.id);
+    symlink(&victim, &link).unwrap();
+    bundle.verb("delete", &["--force"]).refused(1, &["state/", "Not a directory"]);
+    assert!(victim.join("precious").exists());
+    fs::remove_file(link).unwrap();
+}

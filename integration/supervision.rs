@@ -161,3 +161,41 @@ fn a_process_that_cannot_die_is_named_before_the_patience_of_an_engine_ends() {
     assert_eq!(bundle.wait(), 128 + 9);
     bundle.assert_nothing_left("delete --force of what was thawed");
 }
+
+/// The first thread is a zombie then, and the others run on.
+#[test]
+fn a_process_that_has_ended_its_first_thread_is_alive_and_can_be_killed() {
+    let has_ended = |pid: i32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.contains("State:\tZ").then_some(())
+    };
+    let mut bundle = bundle!();
+    bundle.args(&["/witness", "end-first-thread"]);
+    bundle.create().ok();
+    bundle.start().ok();
+    eventually("the first thread has ended", || has_ended(bundle.pid()));
+    bundle.assert_status("running");
+    bundle.kill("KILL").ok();
+    eventually("it has stopped", || (bundle.state()["status"] == "stopped").then_some(()));
+    bundle.delete().ok();
+    bundle.assert_nothing_left("a process that had ended its first thread");
+
+    let mut bundle = bundle!();
+    bundle.drop_namespace("pid");
+    bundle.running();
+    let guest = bundle.exec_detached(&[], &["/witness", "end-first-thread"]);
+    eventually("the guest's first thread has ended", || has_ended(guest));
+    bundle.verb("delete", &["--force"]).ok();
+    bundle.assert_nothing_left("a guest that had ended its first thread");
+}
+
+#[test]
+fn a_run_tells_how_its_container_ended_whoever_deletes_it() {
+    let mut bundle = bundle!();
+    bundle.args(&["/bin/sleep", "1000"]);
+    let running = bundle.birth("run", &[]).spawn();
+    eventually("it runs", || (bundle.verb("state", &[]).stdout().contains("running")).then_some(()));
+    bundle.verb("delete", &["--force"]).ok();
+    assert_eq!(running.wait().code(), 128 + 9);
+    bundle.assert_nothing_left("a container that somebody else has deleted");
+}

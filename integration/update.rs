@@ -213,7 +213,7 @@ fn a_limit_that_cannot_be_is_refused_by_name() {
         (&["--blkio-weight", "5"], &["linux.resources.blockIO.weight", "10 to 1000"]),
         (&["--l3-cache-schema", "L3:0=f"], &["--l3-cache-schema", "intelRdt"]),
         (&["--mem-bw-schema", "MB:0=50"], &["--mem-bw-schema", "intelRdt"]),
-        (&["--resources", "/nonexistent"], &["--resources /nonexistent", "No such file"]),
+        (&["--resources", "/nonexistent"], &["--resources: /nonexistent", "No such file"]),
     ] {
         bundle.verb("update", options).refused(1, phrases);
     }

@@ -48,6 +48,10 @@ fn main() {
         ["queue", port] => queue(port.parse().expect("a port")),
         ["sleep"] => std::thread::sleep(Duration::from_secs(60)),
         ["huge-pages", number] => say(kernel::map_huge_pages(number.parse().expect("a number"))),
+        ["end-first-thread"] => {
+            std::thread::spawn(|| std::thread::sleep(Duration::from_secs(600)));
+            kernel::end_thread()
+        }
         ["signal-wait"] => wait_for_signal(),
         ["notify", texts @ ..] => texts.iter().for_each(|text| notify(text, &[])),
         ["notify-flood"] => notify("FDSTORE=1", &[1; 200]),
@@ -416,6 +420,12 @@ mod kernel {
         runtime: u64,
         deadline: u64,
         period: u64,
+    }
+
+    /// Only the thread that calls.
+    pub fn end_thread() {
+        // SAFETY: nothing of this thread's is needed by others.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
 
     /// Reserves so many pages of 2 MiB.

@@ -29,7 +29,10 @@ fn corten() -> u8 {
     let begin = sys::stamps::now();
     if let Err(error) = sys::start::prepare() {
         return refuse(
-            &format!("put the null device in the place of a closed standard stream: {}", error.desc()),
+            &format!(
+                "put the null device in the place of a closed standard stream: {}",
+                sys::strerror(error)
+            ),
             1,
         );
     }
@@ -88,7 +91,7 @@ fn sentence(error: &anyhow::Error) -> String {
             let errno = cause.downcast_ref::<Errno>().copied();
             let system = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
             match errno.or(system.map(Errno::from_raw)) {
-                Some(errno) => errno.desc().to_string(),
+                Some(errno) => sys::strerror(errno),
                 None => cause.to_string(),
             }
         })

@@ -186,7 +186,7 @@ pub struct Exec {
     /// Keep the process from gaining privileges
     #[arg(long)]
     pub no_new_privs: bool,
-    /// Leave this many file descriptors from 3 on open, after those of LISTEN_FDS
+    /// Leave this many file descriptors from 3 on open
     #[arg(long, value_name = "N", default_value = "0", value_parser = descriptor_count)]
     pub preserve_fds: u32,
     /// Run in a cgroup below the container's, of all or the named controllers; may be repeated

@@ -125,7 +125,7 @@ fn plan(
 /// From a file, or the container's own process changed by options.
 fn process(options: &cli::Exec, container: Option<&Process>) -> Result<(Process, Vec<String>)> {
     if let Some(path) = &options.process {
-        let text = std::fs::read(path).with_context(|| format!("read {path:?}"))?;
+        let text = bundle::read(path)?;
         return bundle::parse_process(&text).with_context(|| path.display().to_string());
     }
     let container =

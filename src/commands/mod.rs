@@ -116,8 +116,10 @@ pub fn run(cli: &Cli, log: &Log) -> Result<u8> {
 /// `--root`, or the usual place: `/run/corten`, and for others than root a directory of their own.
 fn root(global: &GlobalOptions) -> Result<PathBuf> {
     if let Some(root) = &global.root {
-        ensure!(root.as_os_str() != "/", "--root must not be the root directory");
-        return std::path::absolute(root).with_context(|| format!("--root {root:?}"));
+        let root = std::path::absolute(root).with_context(|| format!("--root {root:?}"))?;
+        let is_top = root.parent().is_none() || root.canonicalize().is_ok_and(|real| real.parent().is_none());
+        ensure!(!is_top, "--root must not be the root directory");
+        return Ok(root);
     }
     match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(directory) if !directory.is_empty() && !is_root()? => {

@@ -34,8 +34,12 @@ pub fn run(context: &Context<'_>, options: &cli::Run) -> Result<u8> {
         foreground.attend(&child, terminal, notify.as_ref())
     });
     let ended = attended.inspect_err(|_| give_up(context, &options.id))?;
-    if !options.keep {
-        delete::delete_stopped(context, &options.id)?;
+    // How it ended is what the caller asked for, whoever has removed it, or keeps us from it.
+    if !options.keep
+        && let Err(error) = delete::delete_stopped(context, &options.id)
+        && context.store.path(&options.id).exists()
+    {
+        context.log.warn(&format!("delete {}: {error:#}", options.id));
     }
     Ok(ended.status() as u8)
 }

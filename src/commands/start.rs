@@ -46,7 +46,8 @@ pub fn open<'a>(
         Status::Creating => bail!("cannot start a container that is still being created"),
     }
     let manager = if container.state.notify { notify::manager() } else { None };
-    let notify = manager.map(|manager| Notify::listen(&container.room.path, &manager, log)).transpose()?;
+    let notify =
+        manager.map(|manager| Notify::listen(&container.room.path, &manager, log)).transpose()?.flatten();
     if let Some(report) = gate::open(&container.room.path, interrupt)? {
         return Err(refusal(&container, report));
     }

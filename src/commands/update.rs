@@ -19,7 +19,7 @@ const NOT_RUNNING: &str = "container not running";
 
 pub fn update(context: &Context<'_>, options: &cli::Update) -> Result<()> {
     let mut asked = match &options.resources {
-        Some(path) => read_resources(path).with_context(|| format!("--resources {}", path.display()))?,
+        Some(path) => read_resources(path).context("--resources")?,
         None => json!({}),
     };
     limits_over::overlay(&mut asked, from_options(options));
@@ -93,12 +93,12 @@ fn settings(config: &Value, layout: &CgroupLayout) -> Result<Vec<Setting>> {
 }
 
 fn read_resources(path: &Path) -> Result<Value> {
-    let mut text = Vec::new();
-    if path == Path::new("-") {
-        std::io::stdin().lock().read_to_end(&mut text).context("read standard input")?;
-    } else {
-        text = std::fs::read(path).context("read it")?;
+    if path != Path::new("-") {
+        let text = bundle::read(path)?;
+        return bundle::parse_resources(&text).with_context(|| path.display().to_string());
     }
+    let mut text = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut text).context("read standard input")?;
     bundle::parse_resources(&text)
 }
 

@@ -277,7 +277,8 @@ fn exists(path: &Path) -> Result<bool> {
 
 /// Ids name directories, and engines put them into cgroup paths.
 pub fn check_id(id: &str) -> Result<()> {
-    const LONGEST: usize = 1024;
+    // NAME_MAX: the name of its directory.
+    const LONGEST: usize = 255;
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
     if id.is_empty() || id.len() > LONGEST || id.starts_with('.') || !id.bytes().all(fits) {
         let shown: String = id.chars().take(64).collect();
@@ -294,10 +295,10 @@ mod tests {
 
     #[test]
     fn an_id_is_a_plain_file_name() {
-        for good in ["web", "a.b-c_d+e", "0", &"x".repeat(1024)] {
+        for good in ["web", "a.b-c_d+e", "0", &"x".repeat(255)] {
             check_id(good).unwrap();
         }
-        for bad in ["", ".", "..", ".hidden", "a/b", "../x", "a b", "é", "a\0b", &"x".repeat(1025)] {
+        for bad in ["", ".", "..", ".hidden", "a/b", "../x", "a b", "é", "a\0b", &"x".repeat(256)] {
             check_id(bad).unwrap_err();
         }
     }

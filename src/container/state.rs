@@ -75,10 +75,10 @@ impl State {
 impl Process {
     /// Identify a living process, such as a child that has not been waited for.
     pub fn of(pid: i32) -> Result<Process> {
-        let (_, start_time) = stat(pid)
+        let now = stat(pid)
             .with_context(|| format!("read /proc/{pid}/stat"))?
             .with_context(|| format!("process {pid} does not exist"))?;
-        Ok(Process { pid, start_time })
+        Ok(Process { pid, start_time: now.start_time })
     }
 
     /// A handle on it, if it still runs.
@@ -95,9 +95,7 @@ impl Process {
 
     pub fn is_alive(&self) -> Result<bool> {
         let now = stat(self.pid).with_context(|| format!("read /proc/{}/stat", self.pid))?;
-        Ok(now.is_some_and(|(status, start_time)| {
-            start_time == self.start_time && !matches!(status, b'Z' | b'X')
-        }))
+        Ok(now.is_some_and(|now| now.start_time == self.start_time && now.is_alive()))
     }
 }
 
@@ -123,7 +121,7 @@ pub fn whereabouts(pid: i32) -> String {
 }
 
 /// The status letter and the start time of a process.
-fn stat(pid: i32) -> io::Result<Option<(u8, u64)>> {
+fn stat(pid: i32) -> io::Result<Option<Stat>> {
     // The kernel composes the file anew at each read(2), so it is read in one; what is looked at comes first.
     let mut text = [0; 1024];
     let length = match File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut text)) {
@@ -132,16 +130,31 @@ fn stat(pid: i32) -> io::Result<Option<(u8, u64)>> {
         Err(error) if error.raw_os_error() == Some(Errno::ESRCH as i32) => return Ok(None),
         result => result?,
     };
-    parse_stat(&text[..length]).map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+    Stat::parse(&text[..length]).map(Some).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
 }
 
-/// The name in the second field may hold anything, so fields are counted from its closing parenthesis.
-fn parse_stat(text: &[u8]) -> Option<(u8, u64)> {
-    let end = text.iter().rposition(|byte| *byte == b')')?;
-    let mut fields = text.get(end + 2..)?.split(|byte| *byte == b' ');
-    let status = *fields.next()?.first()?;
-    let start_time = std::str::from_utf8(fields.nth(18)?).ok()?.parse().ok()?;
-    Some((status, start_time))
+/// Of `/proc/PID/stat` (proc_pid_stat(5)).
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    status: u8,
+    threads: u32,
+    start_time: u64,
+}
+
+impl Stat {
+    /// The name in the second field may hold anything, so fields are counted from its closing parenthesis.
+    fn parse(text: &[u8]) -> Option<Stat> {
+        let end = text.iter().rposition(|byte| *byte == b')')?;
+        let mut fields = text.get(end + 2..)?.split(|byte| *byte == b' ');
+        let status = *fields.next()?.first()?;
+        let mut number = |skipped| std::str::from_utf8(fields.nth(skipped)?).ok()?.parse().ok();
+        Some(Stat { status, threads: number(16)? as u32, start_time: number(1)? })
+    }
+
+    /// The first thread may have ended before the others.
+    fn is_alive(&self) -> bool {
+        !matches!(self.status, b'Z' | b'X') || self.threads > 1
+    }
 }
 
 #[cfg(test)]
@@ -152,8 +165,9 @@ mod tests {
     fn a_name_with_spaces_and_parentheses_does_not_move_the_fields() {
         let text =
             b"42 (a) b (c) S 1 42 42 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 98765 1000 1 18446744073709551615";
-        assert_eq!(parse_stat(text), Some((b'S', 98765)));
-        assert_eq!(parse_stat(b"nonsense"), None);
+        let expected = Stat { status: b'S', threads: 1, start_time: 98765 };
+        assert_eq!(Stat::parse(text), Some(expected));
+        assert_eq!(Stat::parse(b"nonsense"), None);
     }
 
     #[test]

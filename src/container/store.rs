@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -115,7 +115,9 @@ pub fn does_not_exist(id: &str) -> String {
 /// `None` when there is no such directory, or none any more.
 fn lock(path: PathBuf, id: &str) -> Result<Option<Room>> {
     let deadline = Instant::now() + LOCK_DEADLINE;
-    let directory = match File::open(&path) {
+    // Nobody puts a link there but to have what it leads to removed.
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let directory = match fs::OpenOptions::new().read(true).custom_flags(flags).open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         result => result.with_context(|| format!("open {path:?}"))?,
     };
@@ -174,11 +176,17 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<()> {
     hidden.push(name);
     hidden.push(format!(".{}", std::process::id()));
     let beside = path.with_file_name(hidden);
+    let make = || fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside);
     let write = || {
         use std::io::Write;
-        use std::os::unix::fs::OpenOptionsExt;
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+        let mut file = match make() {
+            // Of a process that had our id and was killed; or somebody's who would have us write elsewhere.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(&beside)?;
+                make()?
+            }
+            made => made?,
+        };
         file.write_all(content)?;
         fs::rename(&beside, path)
     };

@@ -14,6 +14,7 @@ use nix::sys::stat::Mode;
 use crate::plan::{Hook, HookPoint};
 use crate::sys::process::Ended;
 use crate::sys::program::{self, Outcome, Program};
+use crate::sys::strerror;
 
 /// Run hooks in order, each with the container's state in JSON on its standard input; the first failure is the end.
 pub fn run(point: HookPoint, hooks: &[Hook], state: &[u8]) -> Result<()> {
@@ -48,7 +49,7 @@ fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {
     .context("run it")?;
     match outcome {
         Outcome::Ended(Ended::Exited(0)) => Ok(()),
-        Outcome::NotStarted(errno) => bail!("cannot be executed: {}", errno.desc()),
+        Outcome::NotStarted(errno) => bail!("cannot be executed: {}", strerror(errno)),
         Outcome::TimedOut => bail!("took longer than its timeout{}", saying(&program::last_words(&said))),
         Outcome::Ended(ended) => bail!("{ended}{}", saying(&program::last_words(&said))),
     }

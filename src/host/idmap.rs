@@ -13,6 +13,7 @@ use crate::sys::path::open_namespace;
 use crate::sys::process::{Ended, Side, Whom, clone_process, exit_now, signal, wait};
 use crate::sys::procfs::Procfs;
 use crate::sys::program::{self, Outcome, Program};
+use crate::sys::strerror;
 
 /// Give the child's new user namespace its maps.
 pub fn write(pid: i32, outside: &Outside) -> Result<()> {
@@ -69,7 +70,7 @@ fn run_helper(name: &str, pid: i32, map: &[IdMapping], file: &str) -> Result<()>
     .with_context(|| format!("run {name}"))?;
     match outcome {
         Outcome::Ended(Ended::Exited(0)) => Ok(()),
-        Outcome::NotStarted(errno) => bail!("execute {path:?}: {}", errno.desc()),
+        Outcome::NotStarted(errno) => bail!("execute {path:?}: {}", strerror(errno)),
         _ => {
             let words = String::from_utf8_lossy(&program::last_words(&words)).trim().replace('\n', ", ");
             bail!("{name} refused the map: does {file} give these ids to this user? ({words})")

@@ -24,6 +24,7 @@ use nix::unistd::pipe2;
 use crate::log::Log;
 use crate::plan::notify;
 use crate::sys::fd::{receive_fd, send_with_fd};
+use crate::sys::strerror;
 
 /// What a container may say (sd_notify(3)), and what it may not: `MAINPID`, `NOTIFYACCESS`, and all about descriptors.
 const WORDS: &[&str] = &[
@@ -92,17 +93,22 @@ pub struct Notify<'a> {
 }
 
 impl<'a> Notify<'a> {
-    /// Listen for the container in this room. Its program must not have begun.
-    pub fn listen(room: &Path, manager: &OsString, log: &'a Log) -> Result<Notify<'a>> {
-        let connected =
-            connect_to(manager).with_context(|| format!("connect to NOTIFY_SOCKET {manager:?}"))?;
+    /// Listen for the container in this room. Its program must not have begun. Where no manager listens nobody does.
+    pub fn listen(room: &Path, manager: &OsString, log: &'a Log) -> Result<Option<Notify<'a>>> {
+        let connected = match connect_to(manager) {
+            Ok(connected) => connected,
+            Err(error) => {
+                log.warn(&format!("connect to NOTIFY_SOCKET {manager:?}: {error:#}"));
+                return Ok(None);
+            }
+        };
         // What a `start` that failed has left.
         remove(room)?;
         let path = notify::socket(room);
         let inside = bind_at(room).with_context(|| format!("listen on {path:?}"))?;
         fs::set_permissions(&path, Permissions::from_mode(0o777))
             .with_context(|| format!("open {path:?} to everybody"))?;
-        Ok(Notify { inside, manager: connected, log })
+        Ok(Some(Notify { inside, manager: connected, log }))
     }
 
     /// Readable when there is something to [`Self::relay`].
@@ -180,7 +186,7 @@ impl<'a> Notify<'a> {
     /// The container is none the worse for a service manager that does not listen.
     fn told(&self, result: Result<(), Errno>) {
         if let Err(error) = result {
-            self.log.warn(&format!("tell the service manager: {}", error.desc()));
+            self.log.warn(&format!("tell the service manager: {}", strerror(error)));
         }
     }
 }

@@ -15,11 +15,17 @@ use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 /// Directories deeper than this are an error, so that no image can exhaust our stack or descriptors.
 const DEPTH_LIMIT: usize = 128;
 
-/// Copy the content and the attributes of directory `from` to directory `to`; both may be `O_PATH`.
-pub fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Copy the content of directory `from` to directory `to`, and its mode and owner where these are wished; both may be
+/// `O_PATH`.
+pub fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>, mode: bool, owner: bool) -> Result<(), Errno> {
     let from = openat(from, c".", DIRECTORY, Mode::empty())?;
     let to = openat(to, c".", DIRECTORY, Mode::empty())?;
-    directory(from, &to, 0)
+    let stat = fstat(&from)?;
+    content(from, &to, 0)?;
+    if owner {
+        own(to.as_fd(), c"", &stat)?;
+    }
+    if mode { permit(&to, &stat) } else { Ok(()) }
 }
 
 /// Make a link like the one that `link` is open on; one that is there already stays.
@@ -33,11 +39,10 @@ pub fn symlink(link: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &CStr) -> Res
 const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-fn directory(from: OwnedFd, to: &OwnedFd, depth: usize) -> Result<(), Errno> {
+fn content(from: OwnedFd, to: &OwnedFd, depth: usize) -> Result<(), Errno> {
     if depth == DEPTH_LIMIT {
         return Err(Errno::ELOOP);
     }
-    let stat = fstat(&from)?;
     let mut entries = Dir::from_fd(from.try_clone().map_err(|_| Errno::EMFILE)?)?;
     for entry in entries.iter() {
         let entry = entry?;
@@ -46,8 +51,7 @@ fn directory(from: OwnedFd, to: &OwnedFd, depth: usize) -> Result<(), Errno> {
             copy_entry(&from, to, name, depth)?;
         }
     }
-    own(to.as_fd(), c"", &stat)?;
-    fchmod(to, Mode::from_bits_truncate(stat.st_mode & 0o7777))
+    Ok(())
 }
 
 fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, depth: usize) -> Result<(), Errno> {
@@ -58,7 +62,9 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, depth: usize) -> Result
         SFlag::S_IFDIR => {
             mkdirat(to, name, mode)?;
             let inner = openat(to, name, DIRECTORY, Mode::empty())?;
-            directory(openat(from, name, DIRECTORY, Mode::empty())?, &inner, depth + 1)
+            content(openat(from, name, DIRECTORY, Mode::empty())?, &inner, depth + 1)?;
+            own(inner.as_fd(), c"", &stat)?;
+            permit(&inner, &stat)
         }
         SFlag::S_IFREG => regular(from, to, name, &stat),
         SFlag::S_IFLNK => {
@@ -86,7 +92,12 @@ fn regular(from: &OwnedFd, to: &OwnedFd, name: &CStr, stat: &FileStat) -> Result
     }
     crate::sys::fd::copy_extended_attributes(source.as_fd(), copy.as_fd())?;
     own(copy.as_fd(), c"", stat)?;
-    fchmod(&copy, Mode::from_bits_truncate(stat.st_mode & 0o7777))
+    permit(&copy, stat)
+}
+
+/// After it has its owner: changing that takes set-user-ID bits away.
+fn permit(place: &OwnedFd, stat: &FileStat) -> Result<(), Errno> {
+    fchmod(place, Mode::from_bits_truncate(stat.st_mode & 0o7777))
 }
 
 fn own(place: BorrowedFd<'_>, name: &CStr, stat: &FileStat) -> Result<(), Errno> {

@@ -89,7 +89,7 @@ impl Init<'_> {
         };
         refuse_procfs(target.as_fd(), plan)?;
         if plan.copy_up {
-            copy::tree(target.as_fd(), detached.as_fd())?;
+            copy::tree(target.as_fd(), detached.as_fd(), plan.adopt_mode, plan.adopt_owner)?;
         }
         if plan.set_recursive != 0 || plan.clear_recursive != 0 {
             let attributes =

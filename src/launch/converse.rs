@@ -17,6 +17,7 @@ use crate::host::netdev::{self, Moved};
 use crate::host::{hooks, idmap, oom};
 use crate::plan::{Action, Hook, HookPoint, Moment, Outside, Plan, Step, confinement};
 use crate::sys::process::{Ended, Whom, signal, wait};
+use crate::sys::strerror;
 use crate::timing;
 use crate::wire::{self, HookEnd, Note, Report};
 
@@ -198,14 +199,14 @@ pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
                 }
                 _ => "",
             };
-            anyhow!("config.json: {place}: open {source:?}: {}{hint}", errno.desc())
+            anyhow!("config.json: {place}: open {source:?}: {}{hint}", strerror(errno))
         }
         Action::Label { file, text } => label_refused(file, text, errno)
-            .unwrap_or_else(|| anyhow!("{}: {}", action.intent(), errno.desc())),
-        _ if note.as_bytes().is_empty() => anyhow!("{}: {}", action.intent(), errno.desc()),
+            .unwrap_or_else(|| anyhow!("{}: {}", action.intent(), strerror(errno))),
+        _ if note.as_bytes().is_empty() => anyhow!("{}: {}", action.intent(), strerror(errno)),
         _ => {
             let note = String::from_utf8_lossy(note.as_bytes());
-            anyhow!("{}: {} ({})", action.intent(), errno.desc(), note.trim())
+            anyhow!("{}: {} ({})", action.intent(), strerror(errno), note.trim())
         }
     }
 }
@@ -259,7 +260,7 @@ pub fn exec_failed(errno: Errno, note: &Note) -> Error {
 
 /// As Go prints it, which engines compare with.
 fn lower(errno: Errno) -> String {
-    errno.desc().to_lowercase()
+    strerror(errno).to_lowercase()
 }
 
 pub fn hook_failed(point: HookPoint, listed: &[Hook], number: u32, how: HookEnd, said: &Note) -> Error {
@@ -269,6 +270,6 @@ pub fn hook_failed(point: HookPoint, listed: &[Hook], number: u32, how: HookEnd,
     match how {
         HookEnd::Ended(ended) => anyhow!("{place} {ended}{said}"),
         HookEnd::TimedOut => anyhow!("{place} took longer than its timeout{said}"),
-        HookEnd::NotStarted(errno) => anyhow!("{place} cannot be executed: {}", errno.desc()),
+        HookEnd::NotStarted(errno) => anyhow!("{place} cannot be executed: {}", strerror(errno)),
     }
 }

@@ -16,6 +16,7 @@ use nix::sys::termios::{
 use nix::unistd::{isatty, read, write};
 
 use crate::sys::fd::inherited;
+use crate::sys::strerror;
 use crate::sys::terminal;
 
 /// How often to look for a new user of a terminal that everybody has closed.
@@ -61,28 +62,27 @@ impl Flow {
     }
 
     /// Whether there is more to come.
-    fn fill(&mut self, from: BorrowedFd<'_>) -> Result<bool> {
+    fn fill(&mut self, from: BorrowedFd<'_>) -> bool {
         match read(from, &mut self.buffer) {
-            // A master says EIO when its terminal has no user left, and our terminal when we may not read it.
-            Ok(0) | Err(Errno::EIO) => Ok(false),
+            Ok(0) => false,
             Ok(length) => {
                 (self.start, self.end) = (0, length);
-                Ok(true)
+                true
             }
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok(true),
-            Err(error) => Err(error).context("read from the terminal"),
+            Err(Errno::EAGAIN | Errno::EINTR) => true,
+            // A master says EIO when its terminal has no user left, and our terminal when we may not read it. A directory
+            // cannot be read either, and the container is none the worse for it.
+            Err(_) => false,
         }
     }
 
-    /// What nobody takes any more is gone.
-    fn empty(&mut self, to: BorrowedFd<'_>) -> Result<()> {
+    /// What nobody takes any more, or has no room for, is gone; the container goes on.
+    fn empty(&mut self, to: BorrowedFd<'_>) {
         match write(to, &self.buffer[self.start..self.end]) {
             Ok(length) => self.start += length,
             Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(Errno::EPIPE | Errno::EIO) => self.start = self.end,
-            Err(error) => return Err(error).context("write to the terminal"),
+            Err(_) => self.start = self.end,
         }
-        Ok(())
     }
 }
 
@@ -188,13 +188,13 @@ impl Relay {
                     self.take_input()?;
                     self.hung_up = self.before.is_some() && events.contains(PollFlags::POLLHUP);
                 }
-                End::Output if events.intersects(WRITABLE) => self.pass_on()?,
+                End::Output if events.intersects(WRITABLE) => self.pass_on(),
                 End::Master => {
                     if events.contains(PollFlags::POLLOUT) && !self.inward.is_empty() {
-                        self.inward.empty(self.master.as_fd())?;
+                        self.inward.empty(self.master.as_fd());
                     }
                     if events.intersects(READABLE) && self.outward.is_empty() {
-                        self.abandoned = !self.outward.fill(self.master.as_fd())?;
+                        self.abandoned = !self.outward.fill(self.master.as_fd());
                     }
                 }
                 _ => {}
@@ -213,7 +213,7 @@ impl Relay {
     /// the end of a line that is unfinished, once for the end of all. A terminal that is raw has no end but its own.
     fn take_input(&mut self) -> Result<()> {
         let last = self.inward.last();
-        self.input_open = self.inward.fill(inherited(0))?;
+        self.input_open = self.inward.fill(inherited(0));
         let typed = tcgetattr(&self.master).context("look at the terminal")?;
         if !self.input_open && self.before.is_none() && typed.local_flags.contains(LocalFlags::ICANON) {
             let end = typed.control_chars[SpecialCharacterIndices::VEOF as usize];
@@ -223,9 +223,9 @@ impl Relay {
         Ok(())
     }
 
-    fn pass_on(&mut self) -> Result<()> {
+    fn pass_on(&mut self) {
         let output = self.output.as_ref().map_or(inherited(1), AsFd::as_fd);
-        self.outward.empty(output)
+        self.outward.empty(output);
     }
 
     /// Pass on what the container wrote last, after its end, for as long as `is_writable` waits for its reader.
@@ -235,9 +235,9 @@ impl Relay {
                 if !is_writable(self.fd(End::Output))? {
                     return Ok(());
                 }
-                self.pass_on()?;
+                self.pass_on();
             }
-            if !self.outward.fill(self.master.as_fd())? || self.outward.is_empty() {
+            if !self.outward.fill(self.master.as_fd()) || self.outward.is_empty() {
                 return Ok(());
             }
         }
@@ -266,7 +266,7 @@ impl Drop for Relay {
             && let Err(error) = tcsetattr(inherited(0), SetArg::TCSANOW, before)
         {
             // Nobody is left to tell it to.
-            let _ = writeln!(std::io::stderr(), "restore the terminal: {}", error.desc());
+            let _ = writeln!(std::io::stderr(), "restore the terminal: {}", strerror(error));
         }
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! Runs outside.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
+use nix::sys::time::TimeVal;
 
 use crate::container::state::State;
 use crate::plan::annotations::Annotations;
@@ -14,11 +17,24 @@ use crate::plan::request::Console;
 use crate::plan::seccomp::Listener;
 use crate::sys::fd::send_with_fd;
 
+/// Longer than a busy engine needs.
+const PATIENCE_S: i64 = 10;
+
 /// What takes a terminal's master: the caller's socket, or `own` of a runtime that stays in the foreground.
 pub fn console(console: &Console, own: Option<OwnedFd>) -> Result<Option<OwnedFd>> {
     let Console::Socket(path) = console else { return Ok(own) };
-    let stream = UnixStream::connect(path).with_context(|| format!("connect to console socket {path:?}"))?;
-    Ok(Some(stream.into()))
+    connect_to("console socket", path).map(Some)
+}
+
+/// A stream to whoever listens there. One that accepts nobody is waited for as long as a message takes at most (unix(7)).
+fn connect_to(what: &str, path: &Path) -> Result<OwnedFd> {
+    let connected = || {
+        let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&socket, sockopt::SendTimeout, &TimeVal::new(PATIENCE_S, 0))?;
+        connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        Ok::<_, Errno>(socket)
+    };
+    connected().with_context(|| format!("connect to {what} {path:?}"))
 }
 
 /// The two ends of a console socket of our own, for a runtime that stays in the foreground.
@@ -28,7 +44,7 @@ pub fn console_pair() -> Result<(OwnedFd, OwnedFd)> {
 }
 
 pub fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> Result<()> {
-    let stream = UnixStream::connect(path).with_context(|| format!("connect to pidfd socket {path:?}"))?;
+    let stream = connect_to("pidfd socket", path)?;
     send_with_fd(stream.as_fd(), b"pidfd", pidfd).with_context(|| format!("send the pidfd to {path:?}"))
 }
 
@@ -48,7 +64,7 @@ pub fn send_listener(
         "metadata": listener.metadata,
         "state": state.for_agents(annotations, pid),
     });
-    let stream = UnixStream::connect(path).with_context(|| format!("connect to seccomp agent {path:?}"))?;
+    let stream = connect_to("seccomp agent", path)?;
     send_with_fd(stream.as_fd(), message.to_string().as_bytes(), fd)
         .with_context(|| format!("send the seccomp listener to {path:?}"))
 }

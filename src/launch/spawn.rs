@@ -80,17 +80,8 @@ struct Away(Vec<(Namespace, OwnedFd)>);
 
 impl Away {
     fn enter(&mut self, kind: Namespace, namespace: BorrowedFd<'_>) -> Result<()> {
-        let path = match kind {
-            Namespace::User => "/proc/self/ns/user",
-            Namespace::Cgroup => "/proc/self/ns/cgroup",
-            Namespace::Ipc => "/proc/self/ns/ipc",
-            Namespace::Uts => "/proc/self/ns/uts",
-            Namespace::Network => "/proc/self/ns/net",
-            Namespace::Pid => "/proc/self/ns/pid",
-            Namespace::Mount => "/proc/self/ns/mnt",
-            Namespace::Time => "/proc/self/ns/time",
-        };
-        let own = std::fs::File::open(path).with_context(|| format!("open {path}"))?;
+        let path = format!("/proc/self/ns/{}", kind.kind().file);
+        let own = std::fs::File::open(&path).with_context(|| format!("open {path}"))?;
         setns(namespace, CloneFlags::from_bits_retain(kind.flag()))
             .with_context(|| format!("join the {} namespace", kind.name()))?;
         self.0.push((kind, own.into()));

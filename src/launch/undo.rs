@@ -56,8 +56,9 @@ impl Attempt {
         if let Some(resctrl) = &self.resctrl {
             note(resctrl.remove());
         }
-        if let Some(room) = self.room {
-            note(room.remove());
+        // As long as there is something to take back there is a record of it, for `delete --force`.
+        if let Some(room) = self.room.filter(|_| outcome.is_ok()) {
+            outcome = room.remove();
         }
         outcome
     }

@@ -234,6 +234,8 @@ pub struct Mount {
     pub copy_up: bool,
     /// A target that is there already gives its mode to the new filesystem (a tmpfs without `mode=`).
     pub adopt_mode: bool,
+    /// The same for its owner, if it is copied (a tmpfs without `uid=` and `gid=`).
+    pub adopt_owner: bool,
     /// A tree that is a symbolic link is not mounted: a link like it is made at the target (option `copy-symlink`).
     pub copy_symlink: bool,
     /// The slot that keeps the attached mount, for a later [`Action::ReadOnlyMount`].

@@ -38,6 +38,11 @@ pub const DELEGATE_CGROUP: &str = "run.oci.delegate-cgroup";
 /// A file of CRIU's options for checkpoint and restore; empty for none.
 pub const CRIU_CONFIG: &str = "org.criu.config";
 
+/// What asks for another kind of program than Linux executes, or for a library in the runtime.
+const HANDLER: &str = "run.oci.handler";
+const SECCOMP_PLUGINS: &str = "run.oci.seccomp.plugins";
+const WASM_VARIANT: &str = "module.wasm.image/variant";
+
 /// Those that an engine should not take from just anybody.
 pub const UNSAFE: &[&str] = &[
     HOOKS_STDERR,
@@ -47,16 +52,22 @@ pub const UNSAFE: &[&str] = &[
     PIDFD_RECEIVER,
     SECCOMP_RECEIVER,
     SECCOMP_PROGRAM,
+    SECCOMP_STRICT,
     SYSTEMD_PROPERTY,
+    SYSTEMD_SUBGROUP,
+    DELEGATE_CGROUP,
     CRIU_CONFIG,
+    HANDLER,
+    SECCOMP_PLUGINS,
+    WASM_VARIANT,
 ];
 
-/// Those that ask for another kind of program than Linux executes, and values with which they do not.
+/// Those that ask for what corten has not, and values with which they do not.
 const EXECUTORS: &[(&str, &[&str], &str)] = &[
-    ("run.oci.handler", &[], "corten executes Linux programs, and has no other handlers"),
-    ("run.oci.seccomp.plugins", &[], "corten loads no libraries; a seccomp agent can listen at listenerPath"),
+    (HANDLER, &[], "corten executes Linux programs, and has no other handlers"),
+    (SECCOMP_PLUGINS, &[], "corten loads no libraries; a seccomp agent can listen at listenerPath"),
     (
-        "module.wasm.image/variant",
+        WASM_VARIANT,
         // A container that is WebAssembly fails by itself then, and its companions run.
         &["compat-smart"],
         "corten executes Linux programs, and WebAssembly is none",
@@ -83,8 +94,12 @@ pub fn all(spec: &Spec) -> Annotations {
 }
 
 /// Whether an annotation says yes.
-pub fn is_set(spec: &Spec, name: &str) -> bool {
-    get(spec, name).is_some_and(|value| value == "1" || value == "true")
+pub fn is_set(spec: &Spec, name: &str) -> Result<bool> {
+    match get(spec, name) {
+        Some("1" | "true") => Ok(true),
+        None | Some("" | "0" | "false") => Ok(false),
+        Some(other) => bail!("annotations.{name}: {other:?} is neither true nor false"),
+    }
 }
 
 /// An absolute path of the host's.

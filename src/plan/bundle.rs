@@ -4,18 +4,18 @@
 //! text and that the root filesystem is there; what the values mean is each planner's business.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, bail, ensure};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde_json::Value;
 
 use super::facts::Facts;
 use super::request::{Options, Request, root_path};
 use super::typed::typed;
-use super::{capabilities, sysctl};
+use super::{Namespace, capabilities, sysctl};
 
 /// A bundle as its author wrote it.
 #[derive(Debug)]
@@ -35,11 +35,11 @@ impl Bundle {
         let shown = directory.display();
         let directory = fs::canonicalize(directory).with_context(|| format!("bundle {shown}"))?;
         let path = directory.join(name);
-        let text = fs::read(&path).with_context(|| path.display().to_string())?;
+        let text = read(&path)?;
         let (spec, warnings) = parse(&text).with_context(|| name.display().to_string())?;
         let bundle = Bundle { directory, text, spec, warnings };
         bundle.check_root().with_context(|| name.display().to_string())?;
-        bundle.check_network().with_context(|| name.display().to_string())?;
+        bundle.check_joined().with_context(|| name.display().to_string())?;
         Ok(bundle)
     }
 
@@ -64,32 +64,52 @@ impl Bundle {
         }
     }
 
-    /// In a joined network namespace that is the host's own, a sysctl would change the host, and no device can be
-    /// moved there from the host.
-    fn check_network(&self) -> Result<()> {
+    /// In a joined namespace that is the host's own, a sysctl would change the host, and no device can be moved there
+    /// from the host.
+    fn check_joined(&self) -> Result<()> {
         let Some(linux) = self.spec.linux() else { return Ok(()) };
-        let sysctls = linux.sysctl().iter().flatten();
-        let sysctl = sysctls.into_iter().find(|(key, _)| sysctl::path(key).starts_with("net/"));
+        for key in linux.sysctl().iter().flatten().map(|(key, _)| key) {
+            let Some(kind) = sysctl::namespace(&sysctl::path(key)) else { continue };
+            let joins = self.joins_the_hosts(kind);
+            let name = kind.name();
+            ensure!(
+                !joins,
+                "linux.sysctl: {key} would change the host, whose {name} namespace the container joins"
+            );
+        }
         let moves = linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty());
-        if sysctl.is_none() && !moves {
-            return Ok(());
-        }
-        let mut namespaces = linux.namespaces().iter().flatten();
-        let network = namespaces.find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
-        let Some(path) = network.and_then(|network| network.path().as_ref()) else { return Ok(()) };
-        // One that cannot be looked at is refused in words when it is opened.
-        let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
-        let host = identity(Path::new("/proc/self/ns/net"));
-        let joined = identity(path);
-        if joined.is_none() || joined != host {
-            return Ok(());
-        }
-        let joins = "whose network namespace the container joins";
-        match sysctl {
-            Some((key, _)) => bail!("linux.sysctl: {key} would change the host, {joins}"),
-            None => bail!("linux.netDevices: the devices are the host's, {joins}"),
-        }
+        ensure!(
+            !moves || !self.joins_the_hosts(Namespace::Network),
+            "linux.netDevices: the devices are the host's, whose network namespace the container joins"
+        );
+        Ok(())
     }
+
+    /// One that cannot be looked at is refused in words when it is opened.
+    fn joins_the_hosts(&self, kind: Namespace) -> bool {
+        let listed = self.spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let mut listed = listed.into_iter().flatten();
+        let joined = listed.find(|listed| Namespace::from(listed.typ()) == kind);
+        let Some(path) = joined.and_then(|joined| joined.path().as_ref()) else { return false };
+        let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+        let joined = identity(path);
+        joined.is_some() && joined == identity(&Path::new("/proc/self/ns").join(kind.kind().file))
+    }
+}
+
+/// A document that somebody names, which need not end.
+#[allow(clippy::disallowed_methods, reason = "this is where plan/ looks")]
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    const LONGEST: u64 = 64 << 20;
+    let read = || {
+        let file = fs::File::open(path)?;
+        let mut text = Vec::with_capacity(file.metadata()?.len().min(LONGEST) as usize + 1);
+        file.take(LONGEST + 1).read_to_end(&mut text)?;
+        Ok::<_, std::io::Error>(text)
+    };
+    let text = read().with_context(|| path.display().to_string())?;
+    ensure!(text.len() as u64 <= LONGEST, "{}: is longer than {} MiB", path.display(), LONGEST >> 20);
+    Ok(text)
 }
 
 /// A container's configuration from its text, with what it asks for in vain.

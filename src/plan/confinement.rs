@@ -100,7 +100,7 @@ pub fn filter(
     let wishes = Wishes {
         kernel_flags: request.facts.filter_flags,
         receiver: receiver.or(request.options.seccomp_receiver.as_deref()),
-        strict: annotations::is_set(request.spec, annotations::SECCOMP_STRICT),
+        strict: annotations::is_set(request.spec, annotations::SECCOMP_STRICT)?,
     };
     let filter = match (compiled, profile) {
         (Some(compiled), _) => seccomp::plan_raw(compiled, profile, &wishes)

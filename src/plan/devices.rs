@@ -103,6 +103,9 @@ fn parse(device: &LinuxDevice, place: &str) -> Result<Device> {
         0.. if number <= largest => Ok(number as u32),
         _ => bail!("{place}.{name}: {number} is not between 0 and {largest}"),
     };
+    for (name, id) in [("uid", device.uid()), ("gid", device.gid())] {
+        ensure!(id != Some(u32::MAX), "{place}.{name}: {} is no id", u32::MAX);
+    }
     Ok(Device {
         path: c_path(Path::new(&path), format_args!("{place}.path"))?,
         kind,

@@ -12,22 +12,28 @@ const MOST_ENTRIES: usize = 340;
 
 /// The mappings at `path` in the configuration.
 pub fn parse(listed: &[LinuxIdMapping], path: &str) -> Result<Vec<IdMapping>> {
-    ensure!(listed.len() <= MOST_ENTRIES, "{path}: more than {MOST_ENTRIES} entries");
-    let mut mappings: Vec<IdMapping> = Vec::with_capacity(listed.len());
-    for (index, mapping) in listed.iter().enumerate() {
-        let mapping =
-            IdMapping { inside: mapping.container_id(), outside: mapping.host_id(), count: mapping.size() };
+    let mapping = |listed: &LinuxIdMapping| IdMapping {
+        inside: listed.container_id(),
+        outside: listed.host_id(),
+        count: listed.size(),
+    };
+    checked(listed.iter().map(mapping).collect(), path)
+}
+
+/// Mappings that the kernel would take as one map.
+pub fn checked(mappings: Vec<IdMapping>, path: &str) -> Result<Vec<IdMapping>> {
+    ensure!(mappings.len() <= MOST_ENTRIES, "{path}: more than {MOST_ENTRIES} entries");
+    for (index, mapping) in mappings.iter().enumerate() {
         ensure!(mapping.count > 0, "{path}[{index}].size: must be at least 1");
         let fits = |first: u32| first.checked_add(mapping.count).is_some();
         ensure!(fits(mapping.inside), "{path}[{index}]: containerID + size is beyond the last id");
         ensure!(fits(mapping.outside), "{path}[{index}]: hostID + size is beyond the last id");
-        for (other, earlier) in mappings.iter().enumerate() {
+        for (other, earlier) in mappings[..index].iter().enumerate() {
             let overlap = |a: u32, b: u32| a < b + earlier.count && b < a + mapping.count;
             let overlaps =
                 overlap(mapping.inside, earlier.inside) || overlap(mapping.outside, earlier.outside);
             ensure!(!overlaps, "{path}[{index}]: overlaps with {path}[{other}]");
         }
-        mappings.push(mapping);
     }
     Ok(mappings)
 }

@@ -89,6 +89,7 @@ impl Mount {
             propagation: Vec::new(),
             copy_up: false,
             adopt_mode: false,
+            adopt_owner: false,
             copy_symlink: false,
             keep: None,
             follow: true,
@@ -218,7 +219,11 @@ impl<'a> Planner<'a> {
         match kind {
             // CVE-2019-19921: a symbolic link here would put what the container trusts somewhere else.
             "proc" | "sysfs" => mount.follow = false,
-            "tmpfs" => mount.adopt_mode = !filesystem::has(&self.options.data, "mode"),
+            "tmpfs" => {
+                let given = |option| filesystem::has(&self.options.data, option);
+                mount.adopt_mode = !given("mode");
+                mount.adopt_owner = mount.copy_up && !given("uid") && !given("gid");
+            }
             _ => {}
         }
         if kind == "sysfs" && matches!(mount.what, MountWhat::FilesystemOrTree { .. }) {
@@ -322,8 +327,14 @@ impl<'a> Planner<'a> {
         let container = &steps.outside;
         let (uids, gids) = if let Some(explicit) = &option.explicit {
             (
-                resolve(&explicit.uids, &container.uid_map, place)?,
-                resolve(&explicit.gids, &container.gid_map, place)?,
+                idmap::checked(
+                    resolve(&explicit.uids, &container.uid_map, place)?,
+                    &format!("{place}.options: idmap: uids"),
+                )?,
+                idmap::checked(
+                    resolve(&explicit.gids, &container.gid_map, place)?,
+                    &format!("{place}.options: idmap: gids"),
+                )?,
             )
         } else if uids.is_empty() {
             (container.uid_map.clone(), container.gid_map.clone())

@@ -13,25 +13,34 @@ use super::request::{Request, c_string};
 use super::steps::Steps;
 use super::{Action, IdMapping, Moment, Namespace, Open, idmap};
 
-/// A kind of namespace, and its name in a configuration.
+/// A kind of namespace.
 #[derive(Debug)]
 pub struct Kind {
     pub namespace: Namespace,
+    /// In a configuration.
     pub name: &'static str,
+    /// In `/proc/PID/ns` (namespaces(7)).
+    pub file: &'static str,
+    /// `CLONE_NEW*`
+    pub flag: i32,
 }
 
 /// In the order in which they are joined: the user namespace gives the right to the others, and the mount
 /// namespace takes the host's paths away.
 pub const KINDS: &[Kind] = &[
-    Kind { namespace: Namespace::User, name: "user" },
-    Kind { namespace: Namespace::Cgroup, name: "cgroup" },
-    Kind { namespace: Namespace::Ipc, name: "ipc" },
-    Kind { namespace: Namespace::Uts, name: "uts" },
-    Kind { namespace: Namespace::Network, name: "network" },
-    Kind { namespace: Namespace::Pid, name: "pid" },
-    Kind { namespace: Namespace::Time, name: "time" },
-    Kind { namespace: Namespace::Mount, name: "mount" },
+    kind(Namespace::User, "user", "user", libc::CLONE_NEWUSER),
+    kind(Namespace::Cgroup, "cgroup", "cgroup", libc::CLONE_NEWCGROUP),
+    kind(Namespace::Ipc, "ipc", "ipc", libc::CLONE_NEWIPC),
+    kind(Namespace::Uts, "uts", "uts", libc::CLONE_NEWUTS),
+    kind(Namespace::Network, "network", "net", libc::CLONE_NEWNET),
+    kind(Namespace::Pid, "pid", "pid", libc::CLONE_NEWPID),
+    kind(Namespace::Time, "time", "time", libc::CLONE_NEWTIME),
+    kind(Namespace::Mount, "mount", "mnt", libc::CLONE_NEWNS),
 ];
+
+const fn kind(namespace: Namespace, name: &'static str, file: &'static str, flag: i32) -> Kind {
+    Kind { namespace, name, file, flag }
+}
 
 /// Which namespace of a kind the container lives in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +52,18 @@ pub enum Place<'a> {
 }
 
 impl Namespace {
+    pub fn kind(self) -> &'static Kind {
+        KINDS.iter().find(|kind| kind.namespace == self).expect("the table holds every namespace")
+    }
+
     /// Its name in a configuration.
     pub fn name(self) -> &'static str {
-        let found = KINDS.iter().find(|kind| kind.namespace == self);
-        found.expect("the table holds every namespace").name
+        self.kind().name
+    }
+
+    /// The `CLONE_NEW*` flag.
+    pub fn flag(self) -> i32 {
+        self.kind().flag
     }
 }
 
@@ -298,22 +315,6 @@ fn time_offsets(request: &Request) -> Result<CString> {
         text.push_str(&format!("{clock} {} {nanoseconds}\n", offset.secs().unwrap_or(0)));
     }
     c_string(text)
-}
-
-impl Namespace {
-    /// The `CLONE_NEW*` flag.
-    pub fn flag(self) -> i32 {
-        match self {
-            Namespace::User => libc::CLONE_NEWUSER,
-            Namespace::Cgroup => libc::CLONE_NEWCGROUP,
-            Namespace::Ipc => libc::CLONE_NEWIPC,
-            Namespace::Uts => libc::CLONE_NEWUTS,
-            Namespace::Network => libc::CLONE_NEWNET,
-            Namespace::Pid => libc::CLONE_NEWPID,
-            Namespace::Mount => libc::CLONE_NEWNS,
-            Namespace::Time => libc::CLONE_NEWTIME,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ pub fn plan_user(request: &Request, process: &Process, steps: &mut Steps) -> Res
         check_id(gids, *gid, &format!("process.user.additionalGids[{index}]"))?;
     }
     let denied = !request.facts.setgroups || maps.as_ref().is_some_and(|maps| maps.deny_setgroups);
-    let groups = if annotations::is_set(request.spec, annotations::KEEP_GROUPS) {
+    let groups = if annotations::is_set(request.spec, annotations::KEEP_GROUPS)? {
         None
     } else if denied {
         let why = "an unprivileged user namespace has no say over groups";
@@ -138,7 +138,7 @@ pub fn plan_executable(process: &Process, steps: &mut Steps) -> Result<()> {
 fn program(process: &Process) -> Result<&str> {
     let arguments = process.args().as_deref().unwrap_or_default();
     let Some(program) = arguments.first() else { bail!("process.args: must have at least one entry") };
-    ensure!(!program.is_empty(), "process.args[0]: is empty");
+    ensure!(!program.is_empty(), "process.args[0]: exec: \"\": executable file not found in $PATH");
     Ok(program)
 }
 

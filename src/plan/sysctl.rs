@@ -64,21 +64,27 @@ pub fn path(key: &str) -> String {
     }
 }
 
+/// Whose parameter it is, by its path; none for the host's.
+pub fn namespace(path: &str) -> Option<Namespace> {
+    match path.split_once('/')? {
+        ("kernel", "hostname" | "domainname") => Some(Namespace::Uts),
+        ("kernel", name) if IPC_PARAMETERS.contains(&name) => Some(Namespace::Ipc),
+        ("fs", name) if name.starts_with("mqueue/") => Some(Namespace::Ipc),
+        ("net", name) if !name.is_empty() => Some(Namespace::Network),
+        ("user", name) if !name.is_empty() => Some(Namespace::User),
+        _ => None,
+    }
+}
+
 fn check(request: &Request, key: &str, path: &str) -> Result<()> {
-    let (area, name) = path.split_once('/').unwrap_or((path, ""));
-    let namespace = match (area, name) {
-        ("kernel", "hostname") => bail!("linux.sysctl: {key} is set by the member \"hostname\""),
-        ("kernel", "domainname") => {
-            let named = request.spec.domainname().as_deref().is_some_and(|name| !name.is_empty());
-            ensure!(!named, "linux.sysctl: {key} and the member \"domainname\" say the same thing");
-            Namespace::Uts
-        }
-        ("kernel", name) if IPC_PARAMETERS.contains(&name) => Namespace::Ipc,
-        ("fs", name) if name.starts_with("mqueue/") => Namespace::Ipc,
-        ("net", name) if !name.is_empty() => Namespace::Network,
-        ("user", name) if !name.is_empty() => Namespace::User,
-        _ => bail!("linux.sysctl: {key} is not in a separate kernel namespace, it would change the host"),
+    let Some(namespace) = namespace(path) else {
+        bail!("linux.sysctl: {key} is not in a separate kernel namespace, it would change the host")
     };
+    ensure!(path != "kernel/hostname", "linux.sysctl: {key} is set by the member \"hostname\"");
+    if path == "kernel/domainname" {
+        let named = request.spec.domainname().as_deref().is_some_and(|name| !name.is_empty());
+        ensure!(!named, "linux.sysctl: {key} and the member \"domainname\" say the same thing");
+    }
     let own = request.place(namespace) != Place::Inherited;
     ensure!(own, "linux.sysctl: {key} needs a namespace of type {}", namespace.name());
     Ok(())

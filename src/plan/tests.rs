@@ -372,7 +372,7 @@ fn what_cannot_be_planned_is_refused_by_its_json_path() {
     let cases: &[(&str, Value, &str)] = &[
         ("/process", json!(null), "process: missing"),
         ("/process/args", json!([]), "process.args: must have at least one entry"),
-        ("/process/args", json!([""]), "process.args[0]: is empty"),
+        ("/process/args", json!([""]), "process.args[0]: exec: \"\": executable file not found in $PATH"),
         ("/process/cwd", json!("srv"), "process.cwd: \"srv\" is not absolute"),
         (
             "/process/cwd",

@@ -42,7 +42,7 @@ extern "C" fn seal_early(stack: *const usize) {
     let mut after = arguments;
     let wanted = after.find_sealed_command();
     after.skip_to_end();
-    if !wanted || is_read_only() {
+    if !wanted || is_sealed() {
         return populate();
     }
     let tree = syscall([libc::SYS_open_tree as usize, AT_FDCWD, path(), OPEN_TREE_FLAGS, 0, 0]);
@@ -91,9 +91,9 @@ fn path() -> usize {
     (&raw const OWN_EXECUTABLE) as usize
 }
 
-/// Whether the mount that we run from is read-only, as it is once we are sealed.
+/// Whether the mount that we run from is the detached and read-only one of one file.
 #[inline(always)]
-fn is_read_only() -> bool {
+fn is_sealed() -> bool {
     // `f_flags` is the eleventh of the words of `struct statfs` (statfs(2)).
     const FLAGS: usize = 10;
     let mut status = [0_usize; 16];
@@ -101,7 +101,14 @@ fn is_read_only() -> bool {
     // The kernel has written there, which the compiler cannot know.
     // SAFETY: the pointer is to a live word.
     let flags = unsafe { (&raw const status[FLAGS]).read_volatile() };
-    asked == 0 && flags & libc::ST_RDONLY as usize != 0
+    if asked != 0 || flags & libc::ST_RDONLY as usize == 0 {
+        return false;
+    }
+    // The root of a mount of one file is called `/`, which no file that is anywhere is.
+    let mut name = [0_u8; 2];
+    let ask = [libc::SYS_readlink as usize, path(), (&raw mut name) as usize, name.len(), 0, 0];
+    // SAFETY: as above.
+    syscall(ask) == 1 && unsafe { (&raw const name[0]).read_volatile() } == b'/'
 }
 
 /// A list of C strings that ends with a null pointer, as execve(2) lays it out.

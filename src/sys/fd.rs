@@ -133,7 +133,8 @@ pub fn is_null_device(stat: &nix::sys::stat::FileStat) -> bool {
 
 /// Copy all extended attributes (xattr(7)) that both filesystems take.
 pub fn copy_extended_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut names = [0u8; 4096];
+    // XATTR_LIST_MAX, and below XATTR_SIZE_MAX.
+    let mut names = [0u8; 65536];
     // SAFETY: the pointer and the length describe one live buffer.
     let listed = unsafe { libc::flistxattr(from.as_raw_fd(), names.as_mut_ptr().cast(), names.len()) };
     let length = match Errno::result(listed) {

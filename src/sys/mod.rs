@@ -28,3 +28,9 @@ use nix::errno::Errno;
 fn checked(value: libc::c_long) -> Result<libc::c_long, Errno> {
     Errno::result(value)
 }
+
+/// What strerror(3) says, and with it everybody else.
+pub fn strerror(errno: Errno) -> String {
+    let text = std::io::Error::from_raw_os_error(errno as i32).to_string();
+    text.split(" (os error").next().unwrap_or_default().to_string()
+}

@@ -349,10 +349,16 @@ pub fn ignore_broken_pipes() -> Result<(), Errno> {
     if before == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
 }
 
-/// Block no signal, and die of SIGPIPE, which we ignore: what a new program expects.
+/// Block no signal and ignore none, whatever our caller does: what a new program expects.
 pub fn restore_signals() -> Result<(), Errno> {
-    // SAFETY: SIG_DFL is a valid action for SIGPIPE.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    // The kernel's `struct sigaction`: SIG_DFL, no flags, no mask. The C library would keep two signals to itself.
+    let default = [0_u64; 4];
+    let nothing = std::ptr::null::<u64>();
+    for signal in 1..=libc::SIGRTMAX() {
+        // Those that cannot be ignored are refused.
+        // SAFETY: the pointer is to a live action, and the size is that of the kernel's set of signals.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), nothing, size_of::<u64>()) };
+    }
     let none = nix::sys::signal::SigSet::empty();
     nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&none), None)
 }

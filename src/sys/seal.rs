@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, SealFlag, open};
+use nix::fcntl::{OFlag, SealFlag, open, readlink};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::statfs;
@@ -33,7 +33,9 @@ pub fn seal() -> Result<(), Errno> {
 }
 
 fn is_sealed() -> Result<bool, Errno> {
-    if statfs(OWN_EXECUTABLE)?.flags().contains(FsFlags::ST_RDONLY) {
+    // A mount somewhere may be made writable again. Of a detached one of a single file the root is called `/`, as no file is
+    // that is anywhere.
+    if statfs(OWN_EXECUTABLE)?.flags().contains(FsFlags::ST_RDONLY) && readlink(OWN_EXECUTABLE)? == "/" {
         return Ok(true);
     }
     // Only a memfd can have seals; any other file answers EINVAL. Seals need a real descriptor, not an O_PATH one.

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -262,7 +262,33 @@ impl Group {
     }
 
     pub fn open(&self, file: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
-        openat(&self.root.fd, &self.path.join(file), flags | OFlag::O_CLOEXEC, Mode::empty())
+        self.reach(&self.path.join(file), |from, path| {
+            openat(from, path, flags | OFlag::O_CLOEXEC, Mode::empty())
+        })
+    }
+
+    /// Act on a path below the root. A container that nests groups can make it longer than the kernel takes (PATH_MAX);
+    /// then the way goes by descriptors.
+    fn reach<T>(
+        &self,
+        path: &Path,
+        act: impl FnOnce(BorrowedFd<'_>, &Path) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        const LONGEST: usize = libc::PATH_MAX as usize - 1;
+        if path.as_os_str().len() <= LONGEST {
+            return act(self.root.fd.as_fd(), path);
+        }
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let (mut from, mut rest) = (None, PathBuf::new());
+        for component in path.components() {
+            if rest.as_os_str().len() + 1 + component.as_os_str().len() > LONGEST {
+                let so_far = from.as_ref().map_or(self.root.fd.as_fd(), OwnedFd::as_fd);
+                from = Some(openat(so_far, &rest, flags, Mode::empty())?);
+                rest = PathBuf::new();
+            }
+            rest.push(component);
+        }
+        act(from.as_ref().map_or(self.root.fd.as_fd(), OwnedFd::as_fd), &rest)
     }
 
     /// The processes in the group and in those below it; none once it is gone.
@@ -311,7 +337,7 @@ impl Group {
     }
 
     fn try_children(&self) -> Result<Vec<Group>, Errno> {
-        match fstatat(&self.root.fd, &self.path, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        match self.reach(&self.path, |from, path| fstatat(from, path, AtFlags::AT_SYMLINK_NOFOLLOW)) {
             // Links from the parent and from itself, none from a child: most groups, at the cost of one call.
             Ok(status) if status.st_nlink == 2 => return Ok(Vec::new()),
             Ok(_) => {}
@@ -392,7 +418,7 @@ impl Group {
     }
 
     fn rmdir(&self) -> Result<(), Errno> {
-        unlinkat(&self.root.fd, &self.path, UnlinkatFlags::RemoveDir)
+        self.reach(&self.path, |from, path| unlinkat(from, path, UnlinkatFlags::RemoveDir))
     }
 
     /// Who keeps the group from becoming empty or still, to be said after its name. A process in state D (waiting in

@@ -18,6 +18,7 @@ use super::wait::Deadline;
 use super::{Cgroup, PATIENCE, device_bpf, kill_each, settings};
 use crate::plan::cgroup::{Location, Version};
 use crate::plan::limits::{DeviceLimits, Setting};
+use crate::sys::strerror;
 
 /// The files that a delegate may have, one on a line; and those of a kernel without such a list (cgroups(7)).
 const DELEGATED: &str = "/sys/kernel/cgroup/delegate";
@@ -103,7 +104,9 @@ impl V2 {
 
     pub fn kill(&self) -> Result<()> {
         match self.group.try_write("cgroup.kill", "1") {
-            Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
+            // Whose first thread has ended is passed over.
+            Ok(()) => kill_each(&self.group.pids()?),
+            Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
             // A threaded group: nobody in it forks while it is held still.
             Err(Errno::EOPNOTSUPP) => {
                 self.group.write("cgroup.freeze", "1")?;
@@ -282,7 +285,7 @@ pub fn why_missing(group: &Group, controller: &str) -> Result<Option<String>> {
             return Ok(Some(format!(
                 "write \"+{controller}\" to {}: {}{hint}",
                 path.display(),
-                errno.desc()
+                strerror(errno)
             )));
         }
     }

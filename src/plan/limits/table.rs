@@ -250,13 +250,17 @@ pub const TABLE: &[Row] = &[
         field: "network.classID",
         read: read::class_id,
         v1: file("net_cls", "net_cls.classid", plain),
-        v2: Form::Impossible("cgroup v2 does not tag packets (no net_cls.classid)"),
+        v2: Form::Impossible(
+            "cgroup v2 does not tag packets, and v1's net_cls is not mounted (no net_cls.classid)",
+        ),
     },
     Row {
         field: "network.priorities",
         read: read::priorities,
         v1: file("net_prio", "net_prio.ifpriomap", keyed),
-        v2: Form::Impossible("cgroup v2 does not set packet priorities (no net_prio.ifpriomap)"),
+        v2: Form::Impossible(
+            "cgroup v2 does not set packet priorities, and v1's net_prio is not mounted (no net_prio.ifpriomap)",
+        ),
     },
     Row {
         field: "rdma",
