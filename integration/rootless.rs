@@ -47,6 +47,7 @@ const FOR_ROOT: &[(&str, &[&str])] = &[
             "resctrl::events_tell_of_the_group",
             "shell::an_interactive_shell_has_job_control",
             "supervision::a_dead_process_that_keeps_a_container_is_told_from_one_that_lives",
+            "supervision::a_create_that_cannot_clean_up_leaves_what_delete_by_force_takes",
             "supervision::a_process_that_has_ended_its_first_thread_is_alive_and_can_be_killed",
             "supervision::a_process_that_cannot_die_is_named_before_the_patience_of_an_engine_ends",
             "supervision::exec_in_a_paused_container_waits_for_it_to_go_on_if_asked",

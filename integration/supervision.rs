@@ -162,6 +162,23 @@ fn a_process_that_cannot_die_is_named_before_the_patience_of_an_engine_ends() {
     bundle.assert_nothing_left("delete --force of what was thawed");
 }
 
+#[test]
+fn a_create_that_cannot_clean_up_leaves_what_delete_by_force_takes() {
+    if unified() || hierarchy("freezer").is_none() {
+        skip!("nothing is beyond death here but what a v1 freezer holds");
+    }
+    let mut bundle = bundle!();
+    bundle.set("/linux/cgroupsPath", json!(format!("/{}/box", bundle.id)));
+    let above = hierarchy("freezer").unwrap().join(&bundle.id).join("freezer.state");
+    let line = format!("echo FROZEN >{}; exit 1", above.display());
+    let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", line], "env": ["PATH=/bin"]}]);
+    bundle.set("/hooks/createRuntime", hook);
+    bundle.create().refused(1, &["createRuntime", "could not clean up"]);
+    fs::write(&above, "THAWED").unwrap();
+    bundle.verb("delete", &["--force"]).ok();
+    bundle.assert_nothing_left("delete --force of what a create had to leave");
+}
+
 /// The first thread is a zombie then, and the others run on.
 #[test]
 fn a_process_that_has_ended_its_first_thread_is_alive_and_can_be_killed() {
