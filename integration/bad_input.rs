@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, set, skip};
-use crate::call::affordable;
+use crate::call::{Call, affordable};
 
 /// A change of the config at a pointer, and the phrase that the error must have; by default the path itself.
 type Row = (&'static str, Value, &'static str);
@@ -440,6 +440,26 @@ fn sysctls_of_the_host_are_refused() {
 }
 
 #[test]
+fn a_configuration_that_does_not_end_is_refused() {
+    let bundle = bundle!();
+    // Whoever makes the bundle may put anything there.
+    symlink("/dev/zero", bundle.path().join("endless.json")).unwrap();
+    let call =
+        bundle.call(["create", "--config", "endless.json", "--bundle"]).arg(bundle.path()).arg(&bundle.id);
+    call.output().refused(1, &["endless.json", "is longer than 64 MiB"]);
+    bundle.assert_nothing_left("a configuration that does not end");
+}
+
+#[test]
+fn the_root_directory_is_no_state_root_however_it_is_spelt() {
+    let bundle = bundle!();
+    for root in ["/", "//", "/.", "/usr/.."] {
+        let list = Call::new(&bundle.runtime, &bundle.scratch()).args(["--root", root, "list"]);
+        list.output().refused(1, &["--root must not be the root directory"]);
+    }
+}
+
+#[test]
 fn sysctls_of_namespaces_that_are_not_new_are_refused() {
     for (kind, key) in
         [("network", "net.ipv4.ip_forward"), ("ipc", "kernel.shmmax"), ("ipc", "fs.mqueue.msg_max")]
@@ -447,6 +467,18 @@ fn sysctls_of_namespaces_that_are_not_new_are_refused() {
         let mut bundle = bundle!();
         bundle.drop_namespace(kind).set("/linux/sysctl", json!({key: "1"}));
         assert_eq!(refused(&bundle, "config.json: linux.sysctl"), None, "{key} without {kind}");
+    }
+    for (kind, file, key) in [
+        ("network", "net", "net.ipv4.ip_forward"),
+        ("ipc", "ipc", "kernel.shmmax"),
+        ("uts", "uts", "kernel.domainname"),
+    ] {
+        let mut bundle = bundle!();
+        bundle.drop_namespace(kind).unset("", "hostname").set("/linux/sysctl", json!({key: "1"}));
+        let hosts = json!({"type": kind, "path": format!("/proc/self/ns/{file}")});
+        bundle.config["linux"]["namespaces"].as_array_mut().unwrap().push(hosts);
+        let place = format!("config.json: linux.sysctl: {key} would change the host, whose {kind} namespace");
+        assert_eq!(refused(&bundle, &place), None, "{key} in the host's {kind}");
     }
     let mut bundle = bundle!();
     bundle.set("/domainname", json!("one")).set("/linux/sysctl", json!({"kernel.domainname": "two"}));

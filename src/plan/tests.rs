@@ -389,6 +389,16 @@ fn what_cannot_be_planned_is_refused_by_its_json_path() {
         ("/process/user/umask", json!(512), "process.user.umask: 512 is more than 511 (0777)"),
         ("/process/user/uid", json!(u32::MAX), "process.user.uid: 4294967295 is not an id"),
         (
+            "/linux/devices",
+            json!([{"path": "/dev/x", "type": "c", "major": 1, "minor": 3, "uid": u32::MAX}]),
+            "linux.devices[0].uid: 4294967295 is no id",
+        ),
+        (
+            "/annotations",
+            json!({"run.oci.keep_original_groups": "perhaps"}),
+            "annotations.run.oci.keep_original_groups: \"perhaps\" is neither true nor false",
+        ),
+        (
             "/process/user/additionalGids",
             json!([1, u32::MAX]),
             "process.user.additionalGids[1]: 4294967295 is not an id",
