@@ -247,8 +247,8 @@ fn a_link_that_lies_in_wait_for_the_pid_file_is_not_followed() {
     let (victim, place) = (bundle.scratch().join("victim"), bundle.scratch().join("pids"));
     fs::write(&victim, "precious").unwrap();
     fs::create_dir(&place).unwrap();
-    let line = "ln -s ../victim pids/.x.pid.$$; exec \"$@\"";
-    let call = Call::new("sh", &bundle.scratch()).args(["-c", line, "sh"]).arg(&bundle.runtime);
+    let line = format!("ln -s ../victim {}/.x.pid.$$ && exec \"$@\"", place.display());
+    let call = Call::new("sh", &bundle.scratch()).args(["-c", &line, "sh"]).arg(&bundle.runtime);
     let call = call.arg("--root").arg(bundle.state_root()).args(["create", "--pid-file"]);
     let call = call.arg(place.join("x.pid")).arg("--bundle").arg(bundle.path()).arg(&bundle.id);
     call.output().ok();
