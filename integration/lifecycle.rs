@@ -7,7 +7,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::bundle::{bundle, skip};
-use crate::call::{Call, affordable, eventually};
+use crate::call::{affordable, eventually};
+use crate::supervision::by_shell;
 
 #[test]
 fn create_leaves_a_container_that_waits_for_start() {
@@ -248,9 +249,8 @@ fn a_link_that_lies_in_wait_for_the_pid_file_is_not_followed() {
     fs::write(&victim, "precious").unwrap();
     fs::create_dir(&place).unwrap();
     let line = format!("ln -s ../victim {}/.x.pid.$$ && exec \"$@\"", place.display());
-    let call = Call::new("sh", &bundle.scratch()).args(["-c", &line, "sh"]).arg(&bundle.runtime);
-    let call = call.arg("--root").arg(bundle.state_root()).args(["create", "--pid-file"]);
-    let call = call.arg(place.join("x.pid")).arg("--bundle").arg(bundle.path()).arg(&bundle.id);
+    let call = bundle.call(["create", "--pid-file"]).arg(place.join("x.pid"));
+    let call = by_shell(&bundle, &line, &call.arg("--bundle").arg(bundle.path()).arg(&bundle.id));
     call.output().ok();
     assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
     let written = place.join("x.pid");

@@ -10,6 +10,7 @@ use crate::bundle::{Bundle, bundle, skip};
 use crate::call::{Call, eventually};
 use crate::cgroups::hierarchy;
 use crate::namespaces::map_users;
+use crate::supervision::by_shell;
 
 fn names(list: &Value) -> BTreeSet<&str> {
     list.as_array().expect("a list").iter().map(|name| name.as_str().expect("a name")).collect()
@@ -453,16 +454,12 @@ fn no_signal_is_blocked_or_ignored_whatever_the_caller_does() {
     let mut bundle = bundle!();
     let words = ["/bin/grep", "Sig[BI]", "/proc/self/status"];
     bundle.args(&["/bin/sh", "-c", &format!("{}; exec sleep 60", words.join(" "))]).write_config();
-    let by_shell = |call: Call| {
-        let shell =
-            Call::new("sh", &bundle.scratch()).args(["-c", "trap '' HUP INT TERM USR1; exec \"$@\"", "sh"]);
-        shell.arg(call.command.get_program()).args(call.command.get_args().collect::<Vec<_>>())
-    };
+    let ignoring = |call: Call| by_shell(&bundle, "trap '' HUP INT TERM USR1; exec \"$@\"", &call);
     let expected = "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n";
-    let created = by_shell(bundle.birth("create", &[])).output().ok();
+    let created = ignoring(bundle.birth("create", &[])).output().ok();
     bundle.start().ok();
     eventually("the first process has looked", || (created.stdout() == expected).then_some(()));
-    let guest = by_shell(bundle.call(["exec", &bundle.id]).args(words)).output().ok();
+    let guest = ignoring(bundle.call(["exec", &bundle.id]).args(words)).output().ok();
     assert_eq!(guest.stdout(), expected);
 }
 

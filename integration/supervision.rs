@@ -16,7 +16,7 @@ fn terminate(running: &Running) {
 }
 
 /// The call by way of a shell that does something first; `"$@"` is the call.
-fn by_shell(bundle: &Bundle, line: &str, call: &Call) -> Call {
+pub fn by_shell(bundle: &Bundle, line: &str, call: &Call) -> Call {
     let shell = Call::new("sh", &bundle.scratch()).args(["-c", line, "sh"]);
     shell.arg(call.command.get_program()).args(call.command.get_args().collect::<Vec<_>>())
 }

@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::bundle::{Bundle, bundle, skip};
 use crate::call::{Call, DEADLINE, Running, ends, eventually};
+use crate::supervision::by_shell;
 
 /// Takes the one descriptor and the payload that a runtime sends over its socket.
 #[track_caller]
@@ -357,10 +358,7 @@ fn nothing_that_was_written_before_the_end_is_lost() {
 fn a_container_is_none_the_worse_for_output_that_has_no_room_and_input_that_is_a_directory() {
     let mut bundle = bundle!();
     bundle.set("/process/terminal", json!(true)).shell("echo one; sleep 0.5; echo two; exit 5");
-    bundle.write_config();
-    let call = Call::new("sh", &bundle.scratch()).args(["-c", "exec \"$@\" >/dev/full </", "sh"]);
-    let call = call.arg(&bundle.runtime).arg("--root").arg(bundle.state_root());
-    let output = call.args(["run", "--bundle"]).arg(bundle.path()).arg(&bundle.id).output();
+    let output = by_shell(&bundle, "exec \"$@\" >/dev/full </", &bundle.birth("run", &[])).output();
     assert_eq!(output.code(), 5, "{output}");
     bundle.assert_nothing_left("a container whose output had no room");
 }

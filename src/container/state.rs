@@ -137,7 +137,7 @@ fn stat(pid: i32) -> io::Result<Option<Stat>> {
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     status: u8,
-    threads: u32,
+    threads: u64,
     start_time: u64,
 }
 
@@ -148,7 +148,7 @@ impl Stat {
         let mut fields = text.get(end + 2..)?.split(|byte| *byte == b' ');
         let status = *fields.next()?.first()?;
         let mut number = |skipped| std::str::from_utf8(fields.nth(skipped)?).ok()?.parse().ok();
-        Some(Stat { status, threads: number(16)? as u32, start_time: number(1)? })
+        Some(Stat { status, threads: number(16)?, start_time: number(1)? })
     }
 
     /// The first thread may have ended before the others.

@@ -71,7 +71,7 @@ mod tests {
     use nix::errno::Errno;
 
     use crate::plan::confinement::{SELINUX_EXEC, SELINUX_KEYS};
-    use crate::plan::tests::skip;
+    use crate::plan::tests::absence::skip;
     use crate::sys::procfs::Procfs;
 
     #[test]

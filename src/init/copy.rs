@@ -9,23 +9,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, mkdirat, mknodat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstatat, mkdirat, mknodat};
 use nix::unistd::{Gid, Uid, fchownat, symlinkat};
 
 /// Directories deeper than this are an error, so that no image can exhaust our stack or descriptors.
 const DEPTH_LIMIT: usize = 128;
 
-/// Copy the content of directory `from` to directory `to`, and its mode and owner where these are wished; both may be
-/// `O_PATH`.
-pub fn tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>, mode: bool, owner: bool) -> Result<(), Errno> {
+/// Copy the content of directory `from` to directory `to`; both may be `O_PATH`.
+pub fn content(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     let from = openat(from, c".", DIRECTORY, Mode::empty())?;
     let to = openat(to, c".", DIRECTORY, Mode::empty())?;
-    let stat = fstat(&from)?;
-    content(from, &to, 0)?;
-    if owner {
-        own(to.as_fd(), c"", &stat)?;
-    }
-    if mode { permit(&to, &stat) } else { Ok(()) }
+    entries(from, &to, 0)
 }
 
 /// Make a link like the one that `link` is open on; one that is there already stays.
@@ -39,12 +33,12 @@ pub fn symlink(link: BorrowedFd<'_>, parent: BorrowedFd<'_>, name: &CStr) -> Res
 const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-fn content(from: OwnedFd, to: &OwnedFd, depth: usize) -> Result<(), Errno> {
+fn entries(from: OwnedFd, to: &OwnedFd, depth: usize) -> Result<(), Errno> {
     if depth == DEPTH_LIMIT {
         return Err(Errno::ELOOP);
     }
-    let mut entries = Dir::from_fd(from.try_clone().map_err(|_| Errno::EMFILE)?)?;
-    for entry in entries.iter() {
+    let mut listed = Dir::from_fd(from.try_clone().map_err(|_| Errno::EMFILE)?)?;
+    for entry in listed.iter() {
         let entry = entry?;
         let name = entry.file_name();
         if name != c"." && name != c".." {
@@ -62,7 +56,7 @@ fn copy_entry(from: &OwnedFd, to: &OwnedFd, name: &CStr, depth: usize) -> Result
         SFlag::S_IFDIR => {
             mkdirat(to, name, mode)?;
             let inner = openat(to, name, DIRECTORY, Mode::empty())?;
-            content(openat(from, name, DIRECTORY, Mode::empty())?, &inner, depth + 1)?;
+            entries(openat(from, name, DIRECTORY, Mode::empty())?, &inner, depth + 1)?;
             own(inner.as_fd(), c"", &stat)?;
             permit(&inner, &stat)
         }
@@ -100,7 +94,7 @@ fn permit(place: &OwnedFd, stat: &FileStat) -> Result<(), Errno> {
     fchmod(place, Mode::from_bits_truncate(stat.st_mode & 0o7777))
 }
 
-fn own(place: BorrowedFd<'_>, name: &CStr, stat: &FileStat) -> Result<(), Errno> {
+pub fn own(place: BorrowedFd<'_>, name: &CStr, stat: &FileStat) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     let flags = AtFlags::AT_EMPTY_PATH | AtFlags::AT_SYMLINK_NOFOLLOW;
     fchownat(place, name, Some(uid), Some(gid), flags)

@@ -78,8 +78,12 @@ impl Init<'_> {
         }
         let target = match self.find_target(&plan.inside, shape, plan.follow)? {
             Some(target) => {
+                let stat = fstat(&target)?;
+                if plan.adopt_owner {
+                    copy::own(detached.as_fd(), c".", &stat)?;
+                }
                 if plan.adopt_mode {
-                    let mode = Mode::from_bits_truncate(fstat(&target)?.st_mode & 0o7777);
+                    let mode = Mode::from_bits_truncate(stat.st_mode & 0o7777);
                     let flags = FchmodatFlags::FollowSymlink;
                     fchmodat(&detached, c".", mode, flags)?;
                 }
@@ -89,7 +93,7 @@ impl Init<'_> {
         };
         refuse_procfs(target.as_fd(), plan)?;
         if plan.copy_up {
-            copy::tree(target.as_fd(), detached.as_fd(), plan.adopt_mode, plan.adopt_owner)?;
+            copy::content(target.as_fd(), detached.as_fd())?;
         }
         if plan.set_recursive != 0 || plan.clear_recursive != 0 {
             let attributes =

@@ -17,7 +17,7 @@ use crate::plan::request::Console;
 use crate::plan::seccomp::Listener;
 use crate::sys::fd::send_with_fd;
 
-/// Longer than a busy engine needs.
+/// How long a listener may leave us waiting to be accepted: longer than a busy engine needs.
 const PATIENCE_S: i64 = 10;
 
 /// What takes a terminal's master: the caller's socket, or `own` of a runtime that stays in the foreground.
@@ -26,7 +26,7 @@ pub fn console(console: &Console, own: Option<OwnedFd>) -> Result<Option<OwnedFd
     connect_to("console socket", path).map(Some)
 }
 
-/// A stream to whoever listens there. One that accepts nobody is waited for as long as a message takes at most (unix(7)).
+/// A stream to whoever listens there; EAGAIN when the queue of those who wait is full for too long (unix(7), connect(2)).
 fn connect_to(what: &str, path: &Path) -> Result<OwnedFd> {
     let connected = || {
         let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;

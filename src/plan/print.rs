@@ -321,6 +321,7 @@ impl Mount {
             ("tmpcopyup", self.copy_up),
             ("copy-symlink", self.copy_symlink),
             ("mode of target", self.adopt_mode),
+            ("owner of target", self.adopt_owner),
             ("no-follow", !self.follow),
         ];
         words.extend(others.iter().filter(|(_, said)| *said).map(|(word, _)| word.to_string()));

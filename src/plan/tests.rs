@@ -2,11 +2,11 @@
 //!
 //! `UPDATE_GOLDENS=1 cargo test` writes the texts anew; what changed is for a reviewer to read.
 
+pub mod absence;
 mod specification;
 
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::{env, fs, thread};
 
 use serde_json::{Value, json};
 
@@ -525,16 +525,5 @@ fn what_cannot_be_planned_is_refused_by_its_json_path() {
         let (parent, name) = pointer.rsplit_once('/').unwrap();
         let refused = refusal(|config| config.pointer_mut(parent).unwrap()[name] = value.clone());
         assert_eq!(refused, *sentence, "{pointer}");
-    }
-}
-
-/// Say why a test cannot run here, and list it in the file that `CORTEN_SKIPPED` names.
-#[allow(clippy::disallowed_methods, reason = "a test is asked by hack/test")]
-pub fn skip(reason: &str) {
-    let test = thread::current().name().unwrap_or("a test").to_owned();
-    println!("skipped: {test}: {reason}");
-    if let Some(list) = env::var_os("CORTEN_SKIPPED") {
-        let mut list = fs::OpenOptions::new().append(true).create(true).open(list).expect("open the list");
-        writeln!(list, "{test}: {reason}").expect("write to the list");
     }
 }

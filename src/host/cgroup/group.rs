@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::sys::stat::{FileStat, Mode, fstatat, mkdirat};
 use nix::unistd::{Pid, UnlinkatFlags, fchownat, read, unlinkat, write};
 
 use super::wait::Deadline;
@@ -93,7 +93,7 @@ impl Group {
     }
 
     pub fn exists(&self) -> bool {
-        fstatat(&self.root.fd, &self.path, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+        self.status().is_ok()
     }
 
     pub fn is_lost(&self) -> bool {
@@ -173,7 +173,7 @@ impl Group {
     fn is_at_its_path(&self, directory: &File) -> Result<bool> {
         let path = || self.path().display().to_string();
         let own = directory.metadata().with_context(path)?;
-        match fstatat(&self.root.fd, &self.path, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        match self.status() {
             Err(Errno::ENOENT) => Ok(false),
             status => Ok(status.with_context(path)?.st_ino == own.ino()),
         }
@@ -186,8 +186,7 @@ impl Group {
 
     /// As the directory's links count them.
     pub fn has_groups_below(&self) -> Result<bool> {
-        let status = fstatat(&self.root.fd, &self.path, AtFlags::AT_SYMLINK_NOFOLLOW)
-            .with_context(|| self.path().display().to_string())?;
+        let status = self.status().with_context(|| self.path().display().to_string())?;
         Ok(status.st_nlink > 2)
     }
 
@@ -267,6 +266,11 @@ impl Group {
         })
     }
 
+    /// Of the directory itself.
+    fn status(&self) -> Result<FileStat, Errno> {
+        self.reach(&self.path, |from, path| fstatat(from, path, AtFlags::AT_SYMLINK_NOFOLLOW))
+    }
+
     /// Act on a path below the root. A container that nests groups can make it longer than the kernel takes (PATH_MAX);
     /// then the way goes by descriptors.
     fn reach<T>(
@@ -337,7 +341,7 @@ impl Group {
     }
 
     fn try_children(&self) -> Result<Vec<Group>, Errno> {
-        match self.reach(&self.path, |from, path| fstatat(from, path, AtFlags::AT_SYMLINK_NOFOLLOW)) {
+        match self.status() {
             // Links from the parent and from itself, none from a child: most groups, at the cost of one call.
             Ok(status) if status.st_nlink == 2 => return Ok(Vec::new()),
             Ok(_) => {}

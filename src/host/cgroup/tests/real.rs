@@ -1,7 +1,7 @@
 //! The trees as root, in groups of their own on this host's hierarchies.
 
 use super::*;
-use crate::plan::tests::skip;
+use crate::plan::tests::absence::skip;
 
 /// This host's hierarchies, unless the test cannot run here.
 fn host() -> Option<CgroupLayout> {

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::generator::{self, Random};
 use super::*;
-use crate::plan::tests::skip;
+use crate::plan::tests::absence::skip;
 use interpreter::{run, verify};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/integration/libseccomp.py");
