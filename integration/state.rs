@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::bundle::{bundle, runtime, skip};
-use crate::call::{Call, affordable, eventually};
+use crate::call::{Call, DEADLINE, affordable, ends, eventually};
 use crate::traces::Traces;
 
 #[test]
@@ -225,14 +225,15 @@ fn a_runtime_killed_at_any_moment_of_delete_leaves_what_delete_by_force_removes(
 fn a_container_whose_creator_was_killed_can_be_made_again() {
     let mut bundle = bundle!();
     let (runs, end) = (bundle.scratch().join("runs"), bundle.scratch().join("end"));
-    let line = format!("touch {}; until test -e {}; do sleep 0.01; done", runs.display(), end.display());
+    let line = format!("echo $$ > {}; until test -e {}; do sleep 0.01; done", runs.display(), end.display());
     bundle.set("/hooks/createRuntime", json!([{"path": "/bin/sh", "args": ["sh", "-c", line]}]));
     let create = bundle.birth("create", &[]).spawn();
-    eventually("the hook runs", || runs.exists().then_some(()));
+    let hook = eventually("the hook runs", || fs::read_to_string(&runs).ok()?.trim().parse().ok());
     kill(Pid::from_raw(create.pid()), Signal::SIGKILL).unwrap();
     create.wait();
-    fs::write(&end, "").unwrap();
     bundle.verb("delete", &["--force"]).ok();
+    fs::write(&end, "").unwrap();
+    assert!(ends(hook, DEADLINE), "the hook still runs");
     bundle.unset("", "hooks");
     bundle.args(&["/bin/echo", "again"]);
     assert_eq!(bundle.run().ok().stdout(), "again\n");
