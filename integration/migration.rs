@@ -236,8 +236,10 @@ fn a_container_is_restored_into_a_scope_of_systemds() {
         String::from_utf8(output.unwrap().stdout).unwrap().trim().to_string()
     };
     assert_eq!((shown("ActiveState").as_str(), shown("TasksMax").as_str()), ("active", "7"));
-    for pid in [bundle.pid(), child_of(bundle.pid())] {
-        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let groups_of = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
+    // Each of its children lives for a tenth of a second.
+    let child = eventually("it has a child", || groups_of(child_of(bundle.pid())));
+    for groups in [groups_of(bundle.pid()).unwrap(), child] {
         assert!(groups.contains(&format!("/system.slice/{unit}")), "{groups}");
     }
     assert!(bundle.exec(&["/bin/cat", "/proc/self/cgroup"]).ok().stdout().lines().count() > 0);
