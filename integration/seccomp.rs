@@ -144,6 +144,7 @@ fn under_a_late_filter_the_runtime_needs_no_more_than_the_program() {
         "readlink",
         "rseq",
         "rt_sigaction",
+        "rt_sigprocmask",
         "sched_getaffinity",
         "set_robust_list",
         "set_tid_address",

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket,
@@ -172,7 +172,7 @@ fn make_node(path: &str, kind: &str, major: &str, minor: &str) -> io::Result<()>
 }
 
 fn wait_for_signal() {
-    let all = SigSet::all();
+    let all = kernel::every_signal();
     all.thread_block().expect("block all signals");
     // sigwait(3) of the crate knows no real-time signals.
     let signals = SignalFd::new(&all).expect("a signalfd");
@@ -402,6 +402,7 @@ fn terminal() -> Value {
 mod kernel {
     use nix::errno::Errno;
     use nix::libc;
+    use nix::sys::signal::SigSet;
     use serde_json::{Value, json};
 
     const POLICIES: [&str; 8] = ["OTHER", "FIFO", "RR", "BATCH", "ISO", "IDLE", "DEADLINE", "EXT"];
@@ -420,6 +421,14 @@ mod kernel {
         runtime: u64,
         deadline: u64,
         period: u64,
+    }
+
+    /// With those that the C library keeps to itself.
+    pub fn every_signal() -> SigSet {
+        // SAFETY: any bytes are a set.
+        let every: libc::sigset_t = unsafe { std::mem::transmute([u8::MAX; size_of::<libc::sigset_t>()]) };
+        // SAFETY: as above.
+        unsafe { SigSet::from_sigset_t_unchecked(every) }
     }
 
     /// Only the thread that calls.

@@ -25,6 +25,10 @@ use log::Log;
 
 sys::start::program!(corten);
 
+/// The C library's may be musl's, which asks the kernel for memory at every turn.
+#[global_allocator]
+static HEAP: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn corten() -> u8 {
     let begin = sys::stamps::now();
     if let Err(error) = sys::start::prepare() {
@@ -36,7 +40,7 @@ fn corten() -> u8 {
             1,
         );
     }
-    let cli = match cli::parse(std::env::args_os()) {
+    let cli = match cli::parse(sys::start::arguments()) {
         Ok(cli) => cli,
         Err(Exit::Answer(text)) => return answer(&text),
         Err(Exit::Refusal { sentence, status, global }) => {
@@ -78,7 +82,7 @@ fn perform(cli: &Cli, log: &Log) -> anyhow::Result<u8> {
 
 /// The command's words, as they were given.
 fn title() -> String {
-    let words = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let words = sys::start::arguments().skip(1).map(|word| word.to_string_lossy().into_owned());
     words.collect::<Vec<_>>().join(" ")
 }
 

@@ -20,6 +20,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sys::resource::setrlimit;
 
 use crate::plan::{Action, HookStreams, Slot, Step};
 use crate::sys::fd::{close_all_but, close_on_exec_from, write_once};
@@ -176,9 +177,7 @@ impl<'a> Init<'a> {
             Action::Hostname { name } => Ok(crate::sys::process::set_hostname(name)?),
             Action::Domainname { name } => Ok(crate::sys::process::set_domainname(name)?),
             Action::Label { file, text } => self.label(file, text),
-            Action::Rlimit { resource, soft, hard } => {
-                Ok(crate::sys::process::set_limit(*resource, *soft, *hard)?)
-            }
+            Action::Rlimit { resource, soft, hard } => Ok(setrlimit(*resource, *soft, *hard)?),
             Action::Scheduler(attributes) => process::scheduler(attributes),
             Action::IoPriority { value } => Ok(crate::sys::process::set_io_priority(*value)?),
             Action::Personality { value } => Ok(crate::sys::process::set_personality(*value)?),

@@ -15,7 +15,7 @@ use super::spawn::Child;
 use crate::host::notify::Notify;
 use crate::plan::Terminal;
 use crate::sys::fd::{inherited, receive_fd};
-use crate::sys::process::{Ended, Whom, signal, wait};
+use crate::sys::process::{Ended, Whom, every_signal, signal, wait};
 use crate::sys::terminal;
 
 /// Signals are held back from the moment this exists, so that none is lost while the child is made.
@@ -41,7 +41,7 @@ const ENDINGS: [Signal; 4] = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, S
 
 impl Foreground {
     pub fn prepare() -> Result<Foreground> {
-        let mut set = SigSet::all();
+        let mut set = every_signal();
         OWN.into_iter().for_each(|signal| set.remove(signal));
         set.thread_block().context("block signals")?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;

@@ -4,6 +4,8 @@
 
 use std::ffi::CString;
 
+use nix::sys::resource::Resource;
+
 use super::seccomp::Filter;
 use super::{Hook, HookPoint, HookState, HookStreams, Namespace, Slot, Terminal};
 
@@ -142,7 +144,7 @@ pub enum Action {
         text: CString,
     },
     Rlimit {
-        resource: u32,
+        resource: Resource,
         soft: u64,
         hard: u64,
     },

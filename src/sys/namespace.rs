@@ -7,7 +7,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::checked;
 
-const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 
 /// The `CLONE_NEW*` flag of the namespace that `fd` is open on (ioctl_ns(2)); ENOTTY for anything else.
 pub fn kind(fd: BorrowedFd<'_>) -> Result<i32, Errno> {
@@ -25,6 +25,6 @@ pub fn loopback_up() -> Result<(), Errno> {
     }
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: the request is a live `ifreq` with a terminated name.
-    checked(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS, &request) }.into())?;
+    checked(unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCSIFFLAGS as libc::Ioctl, &request) }.into())?;
     Ok(())
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::SigSet;
 
 use super::checked;
 
@@ -326,20 +328,10 @@ pub fn set_personality(value: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// setrlimit(2) for the calling process, values in the resource's own unit.
-pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
-    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: the pointer is to one live `rlimit`.
-    checked(unsafe { libc::setrlimit(resource, &limit) }.into())?;
-    Ok(())
-}
-
 /// Raise the calling process's hard limit to a value, if it is lower (prlimit(2)); the soft one stays.
-pub fn raise_hard_limit(resource: u32, hard: u64) -> Result<(), Errno> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to one live `rlimit`, which the kernel fills.
-    checked(unsafe { libc::getrlimit(resource, &mut limit) }.into())?;
-    if limit.rlim_max < hard { set_limit(resource, limit.rlim_cur, hard) } else { Ok(()) }
+pub fn raise_hard_limit(resource: Resource, hard: u64) -> Result<(), Errno> {
+    let (soft, present) = getrlimit(resource)?;
+    if present < hard { setrlimit(resource, soft, hard) } else { Ok(()) }
 }
 
 /// Have writing to a pipe that nobody reads fail with EPIPE.
@@ -347,6 +339,14 @@ pub fn ignore_broken_pipes() -> Result<(), Errno> {
     // SAFETY: SIG_IGN is a valid action for SIGPIPE.
     let before = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     if before == libc::SIG_ERR { Err(Errno::last()) } else { Ok(()) }
+}
+
+/// All there are. A C library leaves out those that its threads use among themselves; here there are none.
+pub fn every_signal() -> SigSet {
+    // SAFETY: any bytes are a set.
+    let every: libc::sigset_t = unsafe { std::mem::transmute([u8::MAX; size_of::<libc::sigset_t>()]) };
+    // SAFETY: as above.
+    unsafe { SigSet::from_sigset_t_unchecked(every) }
 }
 
 /// Block no signal and ignore none, whatever our caller does: what a new program expects.
@@ -359,8 +359,7 @@ pub fn restore_signals() -> Result<(), Errno> {
         // SAFETY: the pointer is to a live action, and the size is that of the kernel's set of signals.
         unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), nothing, size_of::<u64>()) };
     }
-    let none = nix::sys::signal::SigSet::empty();
-    nix::sys::signal::sigprocmask(nix::sys::signal::SigmaskHow::SIG_SETMASK, Some(&none), None)
+    SigSet::empty().thread_set_mask()
 }
 
 /// setdomainname(2).

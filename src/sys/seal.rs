@@ -76,7 +76,7 @@ fn sealed_memory() -> Result<OwnedFd, Errno> {
 
 fn execute(file: BorrowedFd<'_>) -> Errno {
     let text = |word: std::ffi::OsString| CString::new(word.into_vec()).map_err(|_| Errno::EINVAL);
-    let arguments: Result<Vec<CString>, Errno> = std::env::args_os().map(text).collect();
+    let arguments: Result<Vec<CString>, Errno> = super::start::arguments().map(text).collect();
     let environment: Result<Vec<CString>, Errno> = std::env::vars_os()
         .map(|(mut name, value)| {
             name.push("=");

@@ -7,7 +7,11 @@
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
+use std::ffi::{CStr, OsStr, OsString, c_char};
 use std::os::fd::IntoRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicPtr, Ordering};
+use std::{iter, ptr};
 
 use super::fd::is_open;
 
@@ -18,7 +22,11 @@ macro_rules! program {
         #[cfg(not(test))]
         #[allow(unsafe_code)]
         #[unsafe(no_mangle)]
-        extern "C" fn main() -> std::ffi::c_int {
+        extern "C" fn main(
+            _count: std::ffi::c_int,
+            arguments: *const *const std::ffi::c_char,
+        ) -> std::ffi::c_int {
+            $crate::sys::start::ARGUMENTS.store(arguments.cast_mut(), std::sync::atomic::Ordering::Relaxed);
             $program().into()
         }
 
@@ -30,6 +38,26 @@ macro_rules! program {
     };
 }
 pub(crate) use program;
+
+/// As the C library has handed them over: a list that ends with a null pointer.
+pub static ARGUMENTS: AtomicPtr<*const c_char> = AtomicPtr::new(ptr::null_mut());
+
+/// The words that the program was called with, its own name first. The standard library knows them only with glibc,
+/// which hands them to whoever wants them.
+pub fn arguments() -> impl Iterator<Item = OsString> {
+    let mut next = ARGUMENTS.load(Ordering::Relaxed).cast_const();
+    iter::from_fn(move || {
+        // SAFETY: null before `main`; then the list, past whose end nobody goes; it lives as long as the process.
+        let word = unsafe { *next.as_ref()? };
+        if word.is_null() {
+            return None;
+        }
+        next = next.wrapping_add(1);
+        // SAFETY: the list is of C strings.
+        let word = unsafe { CStr::from_ptr(word) };
+        Some(OsStr::from_bytes(word.to_bytes()).to_owned())
+    })
+}
 
 /// Give each standard stream that the caller has closed the null device, or the next file that is opened would be
 /// taken for it; and have a write to a pipe without a reader fail instead of killing us.
