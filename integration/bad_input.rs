@@ -332,7 +332,7 @@ fn mounts_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn mounts_that_the_kernel_refuses_are_named_by_their_target() {
+fn mounts_that_the_kernel_refuses_are_named_by_their_place() {
     let table = [
         json!({"destination": "/tmp", "type": "no-such-fs", "source": "none"}),
         json!({"destination": "/tmp", "type": "tmpfs", "source": "none", "options": ["no-such-flag"]}),
@@ -342,9 +342,11 @@ fn mounts_that_the_kernel_refuses_are_named_by_their_target() {
     for mount in table {
         let mut bundle = bundle!();
         // The image has what the mounts before it need, so nothing is made in it.
-        let target = mount["destination"].as_str().unwrap().to_string();
+        let [kind, target] =
+            ["type", "destination"].map(|member| mount[member].as_str().unwrap().to_string());
         bundle.set("/mounts", json!([mount]));
-        assert_eq!(refused(&bundle, &target), None, "{}", bundle.config["mounts"][0]);
+        let phrase = format!("config.json: mounts[0]: mount {kind} on {target}: ");
+        assert_eq!(refused(&bundle, &phrase), None);
     }
 }
 
@@ -382,7 +384,7 @@ fn a_device_that_exists_as_something_else_is_refused() {
         bundle.write_config();
         let output = bundle.create();
         assert_eq!(output.code(), 1, "{kind}: {output}");
-        output.refused(1, &[path]);
+        output.refused(1, &["config.json: linux.devices[0]: ", path]);
         bundle.assert_nothing_left(kind);
         assert_eq!(fs::read_link(bundle.rootfs().join("bin/sh")).unwrap().to_str(), Some("busybox"));
     }
@@ -561,4 +563,17 @@ fn members_that_nobody_knows_are_ignored() {
     }
     bundle.args(&["/bin/echo", "ran"]);
     assert_eq!(bundle.run().ok().stdout(), "ran\n");
+}
+
+#[test]
+fn what_only_the_kernel_can_refuse_is_named_by_its_place() {
+    let all_calls = json!({"defaultAction": "SCMP_ACT_KILL_PROCESS", "architectures": ["SCMP_ARCH_NATIVE"]});
+    let file = json!([{"path": "/bin/busybox/x", "type": "c", "major": 1, "minor": 3}]);
+    refuse(vec![
+        row("/linux/sysctl", json!({"net.ipv4.no_such_parameter": "1"})),
+        row("/linux/sysctl", json!({"net.ipv4.ip_forward": "many"})),
+        row("/process/cwd", json!("/bin/busybox")),
+        ("/linux/devices", file, "config.json: linux.devices[0]: "),
+        ("/linux/seccomp", all_calls, "linux.seccomp: the filter killed"),
+    ]);
 }

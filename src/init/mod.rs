@@ -155,7 +155,7 @@ impl<'a> Init<'a> {
             }
             Action::MountRoot { slot, path, propagation } => self.mount_root(*slot, path, *propagation),
             Action::Mount(mount) => self.mount(mount),
-            Action::Device { inside, kind, major, minor, mode, uid, gid } => {
+            Action::Device { inside, kind, major, minor, mode, uid, gid, .. } => {
                 self.device(inside, *kind, (*major, *minor), *mode, (*uid, *gid))
             }
             Action::Symlink { inside, to, replace } => self.symlink(inside, to, *replace),

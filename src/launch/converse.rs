@@ -132,7 +132,15 @@ impl Conversation<'_> {
     fn refusal(&self, report: Report) -> Error {
         match report {
             Report::Failed { step, errno, note } => match self.step(step) {
-                Ok(step) => step_failed(&step.action, Errno::from_raw(errno), &note),
+                Ok(step) => {
+                    let failed = step_failed(&step.action, Errno::from_raw(errno), &note);
+                    // A guest's process may come from another file, or from options.
+                    let file = if self.plan.is_birth() { "config.json: " } else { "" };
+                    match step.action.place() {
+                        Some(place) => failed.context(format!("{file}{place}")),
+                        None => failed,
+                    }
+                }
                 Err(error) => error,
             },
             Report::HookFailed { step, hook, how, said } => match self.step(step).map(|step| &step.action) {
@@ -148,6 +156,9 @@ impl Conversation<'_> {
         match wait(Whom::Process(self.child.pidfd.as_fd()), true) {
             Ok(Some((_, Ended::Signalled(libc::SIGKILL)))) => anyhow!(
                 "the container's first process was killed while it was being set up (out of memory? the limit may be too low)"
+            ),
+            Ok(Some((_, Ended::Signalled(libc::SIGSYS)))) => anyhow!(
+                "linux.seccomp: the filter killed the container's first process before its program began"
             ),
             Ok(Some((_, ended))) => {
                 anyhow!("the container's first process {ended} while it was being set up")
@@ -191,7 +202,7 @@ pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
         Action::EnterCgroups if errno == Errno::ENOSPC => {
             anyhow!("{}: its cpuset has no processors or no memory", action.intent())
         }
-        Action::OpenTree { place, source, recursive, .. } => {
+        Action::OpenTree { source, recursive, .. } => {
             let hint = match errno {
                 // The kernel keeps them together, so that nothing that is covered shows (mount_namespaces(7)).
                 Errno::EINVAL if !recursive => {
@@ -199,7 +210,7 @@ pub fn step_failed(action: &Action, errno: Errno, note: &Note) -> Error {
                 }
                 _ => "",
             };
-            anyhow!("config.json: {place}: open {source:?}: {}{hint}", strerror(errno))
+            anyhow!("open {source:?}: {}{hint}", strerror(errno))
         }
         Action::Label { file, text } => label_refused(file, text, errno)
             .unwrap_or_else(|| anyhow!("{}: {}", action.intent(), strerror(errno))),
@@ -218,13 +229,13 @@ fn label_refused(file: &CStr, text: &CStr, errno: Errno) -> Option<Error> {
     let apparmor = file == confinement::APPARMOR_EXEC;
     Some(match errno {
         Errno::ENOENT if apparmor => {
-            anyhow!("process.apparmorProfile: no profile {profile:?} is loaded (apparmor_parser loads one)")
+            anyhow!("no profile {profile:?} is loaded (apparmor_parser loads one)")
         }
         Errno::EACCES | Errno::EPERM if apparmor => {
-            anyhow!("process.apparmorProfile: the kernel does not let this process change to {profile:?}")
+            anyhow!("the kernel does not let this process change to {profile:?}")
         }
         Errno::EINVAL if !apparmor => {
-            anyhow!("process.selinuxLabel: {text:?} is no label of the policy that is loaded")
+            anyhow!("{text:?} is no label of the policy that is loaded")
         }
         _ => return None,
     })

@@ -70,6 +70,8 @@ pub enum Action {
     Mount(Box<Mount>),
     /// A device node, unless the same one is there.
     Device {
+        /// The entry of the configuration's list; none for what every container has.
+        place: Option<String>,
         inside: CString,
         kind: DeviceKind,
         major: u32,
@@ -223,6 +225,8 @@ pub enum Moment {
 /// A mount to be made.
 #[derive(Debug)]
 pub struct Mount {
+    /// The entry of the configuration's list; none for what every container has.
+    pub place: Option<String>,
     pub inside: CString,
     pub what: MountWhat,
     /// `MOUNT_ATTR_*` to set and to clear on the mount itself, then on everything below it.

@@ -43,6 +43,7 @@ const LARGEST_MAJOR: i64 = (1 << 12) - 1;
 const LARGEST_MINOR: i64 = (1 << 20) - 1;
 
 struct Device {
+    place: Option<String>,
     path: CString,
     kind: DeviceKind,
     major: u32,
@@ -75,7 +76,7 @@ pub fn plan(request: &Request, steps: &mut Steps) -> Result<()> {
 
 fn standard((path, major, minor): (&CStr, u32, u32)) -> Device {
     let kind = DeviceKind::Character;
-    Device { path: path.to_owned(), kind, major, minor, mode: EVERYBODY, uid: 0, gid: 0 }
+    Device { place: None, path: path.to_owned(), kind, major, minor, mode: EVERYBODY, uid: 0, gid: 0 }
 }
 
 fn configured(request: &Request) -> Result<Vec<Device>> {
@@ -83,11 +84,11 @@ fn configured(request: &Request) -> Result<Vec<Device>> {
     listed
         .iter()
         .enumerate()
-        .map(|(index, device)| parse(device, &format!("linux.devices[{index}]")))
+        .map(|(index, device)| parse(device, format!("linux.devices[{index}]")))
         .collect()
 }
 
-fn parse(device: &LinuxDevice, place: &str) -> Result<Device> {
+fn parse(device: &LinuxDevice, place: String) -> Result<Device> {
     let shown = device.path().display();
     ensure!(device.path().is_absolute(), "{place}.path: \"{shown}\" is not absolute");
     let path = clean(device.path());
@@ -115,20 +116,20 @@ fn parse(device: &LinuxDevice, place: &str) -> Result<Device> {
         mode: device.file_mode().unwrap_or(EVERYBODY) & !libc::S_IFMT,
         uid: device.uid().unwrap_or(0),
         gid: device.gid().unwrap_or(0),
+        place: Some(place),
     })
 }
 
 /// A node; in a user namespace, where nobody can make one that works, the host's of the same path.
 fn add(device: Device, bound: bool, steps: &mut Steps) {
-    let Device { path: inside, kind, major, minor, mode, uid, gid } = device;
+    let Device { place, path: inside, kind, major, minor, mode, uid, gid } = device;
     if bound && kind != DeviceKind::Fifo {
-        let slot = steps.tree("linux.devices", inside.clone(), false, true, None);
-        steps.birth(Action::Mount(Box::new(Mount::new(
-            inside,
-            MountWhat::Device { slot, kind, major, minor },
-        ))));
+        let asked = place.as_deref().unwrap_or("linux.devices");
+        let slot = steps.tree(asked, inside.clone(), false, true, None);
+        let mount = Mount::new(inside, MountWhat::Device { slot, kind, major, minor });
+        steps.birth(Action::Mount(Box::new(Mount { place, ..mount })));
     } else {
-        steps.birth(Action::Device { inside, kind, major, minor, mode, uid, gid });
+        steps.birth(Action::Device { place, inside, kind, major, minor, mode, uid, gid });
     }
 }
 
@@ -159,7 +160,7 @@ mod tests {
         steps
             .iter()
             .map(|step| match &step.action {
-                Action::Device { inside, kind, major, minor, mode, uid, gid } => {
+                Action::Device { inside, kind, major, minor, mode, uid, gid, .. } => {
                     format!("{} {kind:?} {major}:{minor} {mode:o} {uid}:{gid}", inside.to_string_lossy())
                 }
                 Action::Symlink { inside, to, replace } => {

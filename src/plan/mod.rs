@@ -90,6 +90,11 @@ impl Plan {
         })
     }
 
+    /// Whether it is a container's, and not one more process's.
+    pub fn is_birth(&self) -> bool {
+        self.steps.iter().any(|step| step.when == When::Birth)
+    }
+
     /// The first descriptor that closes when the process begins; those below are given to it on purpose.
     pub fn first_closed(&self) -> u32 {
         let from = |step: &Step| match step.action {

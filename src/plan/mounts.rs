@@ -80,6 +80,7 @@ pub fn clean(path: &Path) -> String {
 impl Mount {
     pub fn new(inside: CString, what: MountWhat) -> Mount {
         Mount {
+            place: None,
             inside,
             what,
             set: 0,
@@ -272,7 +273,8 @@ impl<'a> Planner<'a> {
         // What may be there has been checked by name.
         let below = self.destination.strip_prefix("/proc");
         let onto_procfs = below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        steps.birth(Action::Mount(Box::new(Mount { onto_procfs, ..mount })));
+        let place = Some(self.place.clone());
+        steps.birth(Action::Mount(Box::new(Mount { place, onto_procfs, ..mount })));
     }
 
     pub fn refuse_data(&self, what: &str) -> Result<()> {

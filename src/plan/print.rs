@@ -8,6 +8,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use super::confinement::APPARMOR_EXEC;
 use super::namespaces::KINDS;
 use super::resctrl::ResctrlPlan;
 use super::{
@@ -211,6 +212,38 @@ fn show(text: &CStr) -> String {
 }
 
 impl Action {
+    /// The member of the configuration that asks for the step; none for what every container has.
+    pub fn place(&self) -> Option<&str> {
+        Some(match self {
+            Action::OpenTree { place, .. } => place,
+            Action::Mount(mount) => mount.place.as_deref()?,
+            Action::Device { place, .. } => place.as_deref()?,
+            Action::Join { .. } | Action::Unshare { .. } => "linux.namespaces",
+            Action::TimeOffsets { .. } => "linux.timeOffsets",
+            Action::MountRoot { .. } => "root.path",
+            Action::RootPropagation { .. } => "linux.rootfsPropagation",
+            Action::Sysctl { .. } => "linux.sysctl",
+            Action::ReadOnlyPath { .. } => "linux.readonlyPaths",
+            Action::Mask { .. } => "linux.maskedPaths",
+            Action::Personality { .. } => "linux.personality",
+            Action::MemoryPolicy { .. } => "linux.memoryPolicy",
+            Action::Seccomp { .. } => "linux.seccomp",
+            Action::Hostname { .. } => "hostname",
+            Action::Domainname { .. } => "domainname",
+            Action::Terminal { .. } => "process.terminal",
+            Action::Label { file, .. } if file.as_c_str() == APPARMOR_EXEC => "process.apparmorProfile",
+            Action::Label { .. } => "process.selinuxLabel",
+            Action::Rlimit { .. } => "process.rlimits",
+            Action::Scheduler(_) => "process.scheduler",
+            Action::IoPriority { .. } => "process.ioPriority",
+            Action::Affinity { .. } => "process.execCPUAffinity.final",
+            Action::SetUser { .. } => "process.user",
+            Action::Capabilities(_) => "process.capabilities",
+            Action::MakeDirectory { .. } | Action::WorkingDirectory { .. } => "process.cwd",
+            _ => return None,
+        })
+    }
+
     /// What the step is to do, as a phrase that a reason can follow.
     pub fn intent(&self) -> String {
         match self {
