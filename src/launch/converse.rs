@@ -134,10 +134,8 @@ impl Conversation<'_> {
             Report::Failed { step, errno, note } => match self.step(step) {
                 Ok(step) => {
                     let failed = step_failed(&step.action, Errno::from_raw(errno), &note);
-                    // A guest's process may come from another file, or from options.
-                    let file = if self.plan.is_birth() { "config.json: " } else { "" };
                     match step.action.place() {
-                        Some(place) => failed.context(format!("{file}{place}")),
+                        Some(place) => failed.context(self.named(place)),
                         None => failed,
                     }
                 }
@@ -151,15 +149,21 @@ impl Conversation<'_> {
         }
     }
 
+    /// A member of the configuration, as errors name it. A guest's process may come from another file, or from options.
+    fn named(&self, member: &str) -> String {
+        if self.plan.is_birth() { format!("config.json: {member}") } else { member.to_string() }
+    }
+
     /// The child closed the conversation without a word.
     fn obituary(&self) -> Error {
         match wait(Whom::Process(self.child.pidfd.as_fd()), true) {
             Ok(Some((_, Ended::Signalled(libc::SIGKILL)))) => anyhow!(
                 "the container's first process was killed while it was being set up (out of memory? the limit may be too low)"
             ),
-            Ok(Some((_, Ended::Signalled(libc::SIGSYS)))) => anyhow!(
-                "linux.seccomp: the filter killed the container's first process before its program began"
-            ),
+            Ok(Some((_, Ended::Signalled(libc::SIGSYS)))) => {
+                anyhow!("the filter killed the process before its program began")
+                    .context(self.named("linux.seccomp"))
+            }
             Ok(Some((_, ended))) => {
                 anyhow!("the container's first process {ended} while it was being set up")
             }
