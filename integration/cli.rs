@@ -387,6 +387,9 @@ fn a_broken_container_does_not_hide_the_others_from_list() {
     list("warning");
     let said = std::fs::read_to_string(&log).unwrap();
     assert!(said.lines().count() == 1 && said.contains("list broken") && said.contains("damaged"), "{said}");
+    let output = bundle.call(["list", "--quiet"]).output().ok();
+    assert_eq!(output.stdout(), format!("{}\n", bundle.id));
+    assert!(output.stderr.starts_with("list broken: ") && output.stderr.lines().count() == 1, "{output}");
     std::fs::remove_dir_all(broken).unwrap();
 }
 

@@ -71,6 +71,14 @@ impl Log {
         self.record(LogLevel::Warning, message);
     }
 
+    /// What a command could not do beside all that it did. A person sees it, too, who asked for no log.
+    pub fn remark(&self, message: &str) {
+        match self.sink {
+            Sink::Stderr => drop(writeln!(io::stderr(), "{message}")),
+            _ => self.warn(message),
+        }
+    }
+
     /// What is long to say is said only to those who asked.
     pub fn debug(&self, message: impl FnOnce() -> String) {
         if self.level == LogLevel::Debug {

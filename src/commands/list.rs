@@ -22,7 +22,7 @@ pub fn list(context: &Context<'_>, options: &cli::List) -> Result<()> {
         match found {
             Ok(found) => states.extend(found),
             // One broken container must not hide the others.
-            Err(error) => context.log.warn(&format!("list {id}: {error:#}")),
+            Err(error) => context.log.remark(&format!("list {id}: {error:#}")),
         }
     }
     let documents: Vec<_> =

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::check_id;
-use super::state::State;
+use super::state::{State, whereabouts};
 
 /// How long to wait for another operation on the same container.
 const LOCK_DEADLINE: Duration = Duration::from_secs(30);
@@ -131,15 +131,35 @@ fn lock(path: PathBuf, id: &str) -> Result<Option<Room>> {
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            Err(TryLockError::WouldBlock) => bail!(
-                "another operation on container {id:?} has been running for {} s",
-                LOCK_DEADLINE.as_secs()
-            ),
+            Err(TryLockError::WouldBlock) => {
+                let holder = holder(&directory).map(|pid| format!(": process {pid} {}", whereabouts(pid)));
+                bail!(
+                    "another operation on container {id:?} has been running for {} s{}",
+                    LOCK_DEADLINE.as_secs(),
+                    holder.unwrap_or_default()
+                )
+            }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("lock {path:?}"));
             }
         }
     }
+}
+
+/// Who has the lock of a directory, by /proc/locks (proc_locks(5)): `N: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`.
+/// None if it is not a process of our pid namespace.
+fn holder(directory: &File) -> Option<i32> {
+    let looked_at = directory.metadata().ok()?;
+    let (device, inode) = (looked_at.dev(), looked_at.ino());
+    let place = format!("{:02x}:{:02x}:{inode}", libc::major(device), libc::minor(device));
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words[..] {
+            [_, "FLOCK", _, _, pid, at, ..] if at == place => pid.parse().ok().filter(|pid| *pid > 0),
+            _ => None,
+        }
+    })
 }
 
 impl Room {
@@ -196,4 +216,19 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<()> {
             let _ = fs::remove_file(&beside);
         })
         .with_context(|| format!("write {path:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_found() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = || File::open(place.path()).unwrap();
+        let held = directory();
+        assert_eq!(holder(&directory()), None);
+        held.lock().unwrap();
+        assert_eq!(holder(&directory()), Some(std::process::id() as i32));
+    }
 }
