@@ -67,7 +67,7 @@ fn one_stream_of_a_hook_may_go_to_a_file_and_the_other_into_the_error() {
     annotate(&mut bundle, "run.oci.hooks.stdout", out.to_str().unwrap());
     let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", "echo log; echo reason >&2; exit 3"]}]);
     bundle.set("/hooks/createContainer", hook);
-    bundle.create().refused(1, &["createContainer hook 0 (/bin/sh)", "saying: reason"]);
+    bundle.create().refused(1, &["createContainer hook 0 (/bin/sh): ", "saying: reason"]);
     assert_eq!(fs::read_to_string(&out).unwrap(), "log\n");
 }
 

@@ -270,7 +270,7 @@ fn nothing_is_left_in_a_container_of_how_its_listener_came_out() {
         }
         let started = bundle.start();
         if hook {
-            started.refused(1, &["startContainer hook 0", "exited with status 5"]);
+            started.refused(1, &["startContainer hook 0 (", "): exited with status 5"]);
         } else {
             started.ok();
             eventually("the container speaks", || (created.stdout() == "3\n1\n").then_some(()));

@@ -19,10 +19,14 @@ use crate::sys::strerror;
 /// Run hooks in order, each with the container's state in JSON on its standard input; the first failure is the end.
 pub fn run(point: HookPoint, hooks: &[Hook], state: &[u8]) -> Result<()> {
     for (number, hook) in hooks.iter().enumerate() {
-        run_one(hook, state)
-            .with_context(|| format!("{} hook {number} ({})", point.name(), hook.path.to_string_lossy()))?;
+        run_one(hook, state).with_context(|| place(point, number, &hook.path.to_string_lossy()))?;
     }
     Ok(())
+}
+
+/// Which hook it is, as errors name it.
+pub fn place(point: HookPoint, number: usize, path: &str) -> String {
+    format!("{} hook {number} ({path})", point.name())
 }
 
 fn run_one(hook: &Hook, state: &[u8]) -> Result<()> {

@@ -281,10 +281,10 @@ fn lower(errno: Errno) -> String {
 pub fn hook_failed(point: HookPoint, listed: &[Hook], number: u32, how: HookEnd, said: &Note) -> Error {
     let said = hooks::saying(said.as_bytes());
     let path = listed.get(number as usize).map(|hook| hook.path.to_string_lossy()).unwrap_or_default();
-    let place = format!("{} hook {number} ({path})", point.name());
     match how {
-        HookEnd::Ended(ended) => anyhow!("{place} {ended}{said}"),
-        HookEnd::TimedOut => anyhow!("{place} took longer than its timeout{said}"),
-        HookEnd::NotStarted(errno) => anyhow!("{place} cannot be executed: {}", strerror(errno)),
+        HookEnd::Ended(ended) => anyhow!("{ended}{said}"),
+        HookEnd::TimedOut => anyhow!("took longer than its timeout{said}"),
+        HookEnd::NotStarted(errno) => anyhow!("cannot be executed: {}", strerror(errno)),
     }
+    .context(hooks::place(point, number as usize, &path))
 }
