@@ -201,6 +201,39 @@ fn an_update_that_fails_changes_nothing() {
 }
 
 #[test]
+fn the_weight_of_a_group_outlives_an_idleness_that_was_taken_back() {
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/cpu", json!({"shares": 512}));
+    bundle.running();
+    if limit(&bundle, "cpu", ("cpu.idle", "cpu.idle")).is_none() {
+        skip!("this kernel has no cpu.idle");
+    }
+    let before = shares(&bundle);
+    let refused = bundle.verb("update", &["--cpu-idle", "1", "--cpuset-cpus", "8191"]);
+    refused.refused(1, &["no limit was changed", "linux.resources.cpu.cpus"]);
+    assert_eq!(shares(&bundle), before);
+    bundle.verb("update", &["--cpu-idle", "1"]).ok();
+    assert_ne!(shares(&bundle), before);
+    bundle.verb("update", &["--cpu-idle", "0"]).ok();
+    assert_eq!(shares(&bundle), before);
+}
+
+#[test]
+fn what_is_asked_for_is_written_whoever_changed_it_meanwhile() {
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/pids", json!({"limit": 50}));
+    bundle.running();
+    let Some(file) = hierarchy("pids").map(|root| root.join(&bundle.id).join("pids.max")) else {
+        skip!("no pids controller")
+    };
+    fs::write(&file, "7").unwrap();
+    bundle.verb("update", &["--cpu-share", "512"]).ok();
+    assert_eq!(fs::read_to_string(&file).unwrap(), "7\n", "nobody asked");
+    bundle.verb("update", &["--pids-limit", "50"]).ok();
+    assert_eq!(fs::read_to_string(&file).unwrap(), "50\n");
+}
+
+#[test]
 fn a_limit_that_cannot_be_is_refused_by_name() {
     let mut bundle = bundle!();
     bundle.running();

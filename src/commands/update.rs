@@ -31,8 +31,8 @@ pub fn update(context: &Context<'_>, options: &cli::Update) -> Result<()> {
     let mut config: Value = serde_json::from_slice(&container.config()?).context("config.json")?;
     let layout = location.layout();
     let before = settings(&config, &layout)?;
-    limits_over::merge(&mut config["linux"]["resources"], asked);
-    let settings = limits_over::changed(&before, settings(&config, &layout)?);
+    limits_over::merge(&mut config["linux"]["resources"], asked.clone());
+    let settings = limits_over::to_write(&asked, &before, settings(&config, &layout)?);
     let classes = classes(&container, options, &mut config)?;
     let after = serde_json::to_vec(&config).context("write config.json")?;
     let cgroup = container.cgroup()?.context("the container has no cgroup to limit")?;
@@ -79,7 +79,7 @@ fn change_classes(group: &Resctrl, lines: &[String], remember: impl FnOnce() -> 
 fn change(cgroup: &dyn Cgroup, settings: &[Setting], remember: impl FnOnce() -> Result<()>) -> Result<()> {
     let present = cgroup.present(settings)?;
     let Err(error) = cgroup.set_limits(settings).and_then(|()| remember()) else { return Ok(()) };
-    Err(match cgroup.set_limits(&present) {
+    Err(match cgroup.restore(&present) {
         Ok(()) => error.context("no limit was changed"),
         Err(also) => error.context(format!("some limits may have changed ({also:#})")),
     })

@@ -68,12 +68,14 @@ fn is_about_the_same(one: &Value, other: &Value) -> bool {
     IDENTITY.iter().all(|member| one.get(*member) == other.get(*member))
 }
 
-/// The settings to write. Where several are about one file, all of them: the last one counts, or each for its device.
-pub fn changed(old: &[Setting], new: Vec<Setting>) -> Vec<Setting> {
+/// The settings to write: those that are new, and those that were asked for, since somebody else may have changed the file.
+/// Where several are about one file, all of them: the last one counts, or each for its device.
+pub fn to_write(asked: &Value, old: &[Setting], new: Vec<Setting>) -> Vec<Setting> {
     let is_old = |setting: &Setting| {
-        old.iter().any(|known| {
-            (known.version, &known.file, &known.value) == (setting.version, &setting.file, &setting.value)
-        })
+        !is_named(asked, &setting.field)
+            && old.iter().any(|known| {
+                (known.version, &known.file, &known.value) == (setting.version, &setting.file, &setting.value)
+            })
     };
     let files: Vec<_> = new
         .iter()
@@ -85,6 +87,18 @@ pub fn changed(old: &[Setting], new: Vec<Setting>) -> Vec<Setting> {
             files.iter().any(|(version, file)| *version == setting.version && *file == setting.file)
         })
         .collect()
+}
+
+/// Whether the member that a setting comes from, such as `linux.resources.hugepageLimits[0].limit`, is in an update; of a
+/// list, any element of it.
+fn is_named(asked: &Value, field: &str) -> bool {
+    let member = field.trim_start_matches("linux.resources.").split('[').next().unwrap_or_default();
+    let is_there = |member: &str| {
+        let found = asked.pointer(&format!("/{}", member.replace('.', "/")));
+        found.is_some_and(|value| !value.is_null())
+    };
+    // v2 has one file for both.
+    is_there(member) || member == "cpu.quota" && is_there("cpu.period")
 }
 
 #[cfg(test)]
@@ -161,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn only_files_with_a_new_value_are_written() {
+    fn files_are_written_that_have_a_new_value_or_are_asked_for() {
         let controllers = ["cpu", "memory", "pids"].map(String::from).to_vec();
         let layout = CgroupLayout {
             v2: Some(Hierarchy { controllers, directory: "".into() }),
@@ -169,16 +183,19 @@ mod tests {
         };
         let of = |resources: Value| settings(&serde_json::from_value(resources).unwrap(), &layout).unwrap();
         let written = |old: Value, update: Value| {
-            let new = merged(old.clone(), update);
-            let changed = changed(&of(old), of(new));
-            changed.iter().map(ToString::to_string).collect::<Vec<_>>()
+            let new = merged(old.clone(), update.clone());
+            to_write(&update, &of(old), of(new)).iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let old = json!({
             "cpu": {"quota": 50_000, "period": 200_000},
             "memory": {"limit": 1 << 20, "swap": 3 << 20},
             "unified": {"pids.max": "9"}
         });
-        assert_eq!(written(old.clone(), json!({"cpu": {"quota": 50_000}})), [""; 0]);
+        assert_eq!(written(old.clone(), json!({"cpu": {"shares": null}, "pids": {}})), [""; 0]);
+        for named in [json!({"quota": 50_000}), json!({"period": 200_000})] {
+            assert_eq!(written(old.clone(), json!({"cpu": named})), ["cpu.max 50000 200000"]);
+        }
+        assert_eq!(written(old.clone(), json!({"unified": {"pids.max": "9"}})), ["pids.max 9"]);
         assert_eq!(written(old.clone(), json!({"cpu": {"period": 100_000}})), ["cpu.max 50000 100000"]);
         assert_eq!(
             written(old.clone(), json!({"memory": {"limit": 2 << 20}})),

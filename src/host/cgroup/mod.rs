@@ -59,6 +59,8 @@ pub trait Cgroup {
     fn set_limits(&self, settings: &[Setting]) -> Result<()>;
     /// What the files of these settings hold now, as settings that put it back.
     fn present(&self, settings: &[Setting]) -> Result<Vec<Setting>>;
+    /// Put it back, as far as it is not so already.
+    fn restore(&self, kept: &[Setting]) -> Result<()>;
     fn freeze(&self, frozen: bool) -> Result<()>;
     fn is_frozen(&self) -> Result<bool>;
     /// What it and those below it have used.

@@ -30,6 +30,11 @@ impl Scope {
     pub fn reopen(unit: &Unit, groups: Box<dyn Cgroup>) -> Scope {
         Scope { unit: unit.clone(), groups, newcomer: None }
     }
+
+    fn tell(&self, settings: &[Setting]) -> Result<()> {
+        let properties = properties::of(settings);
+        if properties.is_empty() { Ok(()) } else { Systemd::connect(&self.unit)?.set(&properties) }
+    }
 }
 
 /// What a scope will be called, and by whom.
@@ -134,15 +139,19 @@ impl Cgroup for Scope {
 
     /// A new unit knows them; their files are written all the same, for what has no property and what systemd rounds.
     fn set_limits(&self, settings: &[Setting]) -> Result<()> {
-        let properties = properties::of(settings);
-        if self.newcomer.is_none() && !properties.is_empty() {
-            Systemd::connect(&self.unit)?.set(&properties)?;
+        if self.newcomer.is_none() {
+            self.tell(settings)?;
         }
         self.groups.set_limits(settings)
     }
 
     fn present(&self, settings: &[Setting]) -> Result<Vec<Setting>> {
         self.groups.present(settings)
+    }
+
+    fn restore(&self, kept: &[Setting]) -> Result<()> {
+        let told = self.tell(kept);
+        self.groups.restore(kept).and(told)
     }
 
     fn freeze(&self, frozen: bool) -> Result<()> {

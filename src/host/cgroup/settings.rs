@@ -10,28 +10,57 @@ use super::v2;
 use crate::plan::cgroup::Version;
 use crate::plan::limits::{Otherwise, Setting};
 
-/// Write all of them. The kernel holds some limits against others (a quota against the burst, memory against memory
-/// and swap): what it finds invalid now may be right once the rest is written, so it is tried again as long as
-/// anything else has changed.
+/// Write all of them, up to the first that cannot be.
 pub fn write_all<'a>(settings: &[Setting], group_of: impl Fn(&Setting) -> Result<&'a Group>) -> Result<()> {
+    in_rounds(settings, |setting| write(group_of(setting)?, setting), Err)
+}
+
+/// Put back what [`read_all`] has kept. One that cannot be put back keeps no other from it.
+pub fn restore_all<'a>(kept: &[Setting], group_of: impl Fn(&Setting) -> Result<&'a Group>) -> Result<()> {
+    let mut first = Ok(());
+    let failed = |error| {
+        if first.is_ok() {
+            first = Err(error);
+        }
+        Ok(())
+    };
+    in_rounds(kept, |setting| restore(group_of(setting)?, setting), failed)?;
+    first
+}
+
+/// The kernel holds some limits against others (a quota against the burst, memory against memory and swap): what it finds
+/// invalid now may be right once the rest is written, so it is tried again as long as anything else has changed.
+fn in_rounds(
+    settings: &[Setting],
+    write: impl Fn(&Setting) -> Result<()>,
+    mut failed: impl FnMut(Error) -> Result<()>,
+) -> Result<()> {
     let mut pending: Vec<&Setting> = settings.iter().collect();
     loop {
         let (mut refused, mut first) = (Vec::new(), None);
         for &setting in &pending {
-            match write(group_of(setting)?, setting) {
+            match write(setting) {
                 Ok(()) => {}
                 Err(error) if error.downcast_ref() == Some(&Errno::EINVAL) => {
                     refused.push(setting);
                     first.get_or_insert(error);
                 }
-                Err(error) => return Err(error),
+                Err(error) => failed(error)?,
             }
         }
         match first {
             None => return Ok(()),
-            Some(error) if refused.len() == pending.len() => return Err(error),
+            Some(error) if refused.len() == pending.len() => return failed(error),
             Some(_) => pending = refused,
         }
+    }
+}
+
+/// What was never written may be what nobody could write.
+fn restore(group: &Group, kept: &Setting) -> Result<()> {
+    match group.try_read(&kept.file) {
+        Ok(content) if undo(kept.version, &kept.file, &content, &kept.value) == kept.value => Ok(()),
+        _ => write(group, kept),
     }
 }
 
@@ -54,13 +83,24 @@ pub fn read_all<'a>(
                     .with_context(|| format!("read {}", group.path().join(file).display()))
                     .with_context(|| setting.field.clone())?,
             };
-            present.push(Setting {
-                file: file.clone(),
-                value: undo(setting.version, &content, value),
+            let kept = |file: &str, value| Setting {
+                file: file.to_string(),
+                value,
                 otherwise: Otherwise::Refuse,
                 not_below: None,
                 ..setting.clone()
-            });
+            };
+            let before = undo(setting.version, file, &content, value);
+            // Who is idle no more has the default weight, whatever it had before.
+            let weight = match setting.version {
+                Version::V1 => "cpu.shares",
+                Version::V2 => "cpu.weight",
+            };
+            let weighed = file == "cpu.idle" && before == "0";
+            present.push(kept(file, before));
+            if weighed {
+                present.push(kept(weight, group.read(weight)?.trim().to_string()));
+            }
             break;
         }
     }
@@ -69,7 +109,7 @@ pub fn read_all<'a>(
 
 /// What to write after `value` to have `content` again. A file with a line for each device, interface or the like
 /// lists only those that are limited; who is taken off the list has no limit of its own.
-fn undo(version: Version, content: &str, value: &str) -> String {
+fn undo(version: Version, file: &str, content: &str, value: &str) -> String {
     let mut lines = content.lines().map(str::trim);
     let key = value.split_once(' ').map_or("", |(key, _)| key);
     if key == "max" || key.chars().all(|letter| letter.is_ascii_digit()) {
@@ -83,8 +123,8 @@ fn undo(version: Version, content: &str, value: &str) -> String {
     listed.map(str::to_string).unwrap_or_else(|| {
         let unlimited = value.split(' ').skip(1).map(|limit| match (limit.split_once('='), version) {
             (Some((name, _)), _) => format!(" {name}=max"),
-            (None, Version::V1) => " 0".to_string(),
-            (None, Version::V2) => " default".to_string(),
+            (None, Version::V1) if !file.starts_with("blkio.bfq.") => " 0".to_string(),
+            (None, _) => " default".to_string(),
         });
         key.to_string() + &unlimited.collect::<String>()
     })
@@ -178,7 +218,8 @@ mod tests {
             (V2, "", "8:0 rbps=7", "8:0 rbps=max"),
             (V2, "", "mlx4_0 hca_handle=2 hca_object=3", "mlx4_0 hca_handle=max hca_object=max"),
         ] {
-            assert_eq!(undo(version, content, value), expected, "{value:?} over {content:?}");
+            assert_eq!(undo(version, "a.file", content, value), expected, "{value:?} over {content:?}");
         }
+        assert_eq!(undo(V1, "blkio.bfq.weight_device", "", "8:16 200"), "8:16 default");
     }
 }

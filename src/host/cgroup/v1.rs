@@ -56,6 +56,15 @@ impl V1 {
         }
     }
 
+    /// Without its controller a file of v2 is not there, and holds nothing.
+    fn enable(&self, settings: &[Setting]) -> Result<()> {
+        let Some(unified) = &self.unified else { return Ok(()) };
+        let needed = settings.iter().filter(|setting| setting.version == Version::V2);
+        let mut controllers: Vec<&str> = needed.map(|setting| setting.controller.as_str()).collect();
+        controllers.dedup();
+        unified.enable(&controllers)
+    }
+
     fn group(&self, controller: &str) -> Option<&Group> {
         self.groups.iter().find(|group| group.controls(controller))
     }
@@ -159,17 +168,17 @@ impl Cgroup for V1 {
     }
 
     fn set_limits(&self, settings: &[Setting]) -> Result<()> {
-        if let Some(unified) = &self.unified {
-            let needed = settings.iter().filter(|setting| setting.version == Version::V2);
-            let mut controllers: Vec<&str> = needed.map(|setting| setting.controller.as_str()).collect();
-            controllers.dedup();
-            unified.enable(&controllers)?;
-        }
+        self.enable(settings)?;
         settings::write_all(settings, |setting| self.group_of(setting))
     }
 
     fn present(&self, settings: &[Setting]) -> Result<Vec<Setting>> {
+        self.enable(settings)?;
         settings::read_all(settings, |setting| self.group_of(setting))
+    }
+
+    fn restore(&self, kept: &[Setting]) -> Result<()> {
+        settings::restore_all(kept, |setting| self.group_of(setting))
     }
 
     fn freeze(&self, frozen: bool) -> Result<()> {

@@ -211,6 +211,10 @@ impl Cgroup for V2 {
         settings::read_all(settings, |setting| self.group_of(setting))
     }
 
+    fn restore(&self, kept: &[Setting]) -> Result<()> {
+        settings::restore_all(kept, |setting| self.group_of(setting))
+    }
+
     fn freeze(&self, frozen: bool) -> Result<()> {
         let (value, event) = if frozen { ("1", "frozen 1") } else { ("0", "frozen 0") };
         self.group.write("cgroup.freeze", value)?;

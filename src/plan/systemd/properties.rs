@@ -35,11 +35,16 @@ const ROWS: &[Row] = &[
         let mut periods = settings.iter().filter(|setting| setting.file == "cpu.cfs_period_us");
         per_second(quota, periods.next().map_or(DEFAULT_PERIOD, |setting| &setting.value))
     }),
+    v1("cpu.cfs_period_us", "CPUQuotaPeriodUSec", 242, |period, _| number(period)),
     v1("memory.limit_in_bytes", "MemoryLimit", 218, |text, _| number(text)),
     v1("blkio.weight", "BlockIOWeight", 218, |text, _| number(text)),
     v1("pids.max", "TasksMax", 227, |text, _| tasks(text)),
     v2("cpu.weight", "CPUWeight", 232, |text, _| number(text)),
-    v2("cpu.idle", "CPUWeight", 252, |idle, _| (idle == "1").then_some(Variant::Uint64(0))),
+    v2("cpu.idle", "CPUWeight", 252, |idle, settings| match idle {
+        "1" => Some(Variant::Uint64(0)),
+        // As if no weight had ever been set.
+        _ => settings.iter().all(|setting| setting.file != "cpu.weight").then_some(Variant::Uint64(u64::MAX)),
+    }),
     v2("cpu.max", "CPUQuotaPerSecUSec", 232, |max, _| {
         let mut words = max.split(' ');
         per_second(words.next()?, words.next().unwrap_or(DEFAULT_PERIOD))
@@ -160,10 +165,15 @@ mod tests {
             ),
             (json!({"cpu": {"shares": 512}}), vec!["CPUShares=uint64 512"], vec!["CPUWeight=uint64 59"]),
             (json!({"cpu": {"idle": 1}}), vec![], vec!["CPUWeight=uint64 0"]),
-            (json!({"cpu": {"idle": 0}}), vec![], vec![]),
+            (json!({"cpu": {"idle": 0}}), vec![], vec![&*format!("CPUWeight={INFINITY}")]),
+            (
+                json!({"cpu": {"idle": 0, "shares": 512}}),
+                vec!["CPUShares=uint64 512"],
+                vec!["CPUWeight=uint64 59"],
+            ),
             (
                 json!({"cpu": {"quota": 50_000, "period": 200_000}}),
-                vec!["CPUQuotaPerSecUSec=uint64 250000"],
+                vec!["CPUQuotaPeriodUSec=uint64 200000", "CPUQuotaPerSecUSec=uint64 250000"],
                 vec!["CPUQuotaPerSecUSec=uint64 250000", "CPUQuotaPeriodUSec=uint64 200000"],
             ),
             (
