@@ -446,6 +446,11 @@ fn cgroup_manager_disabled_makes_no_group() {
     let call = Bundle::call(&bundle, ["--cgroup-manager", "disabled", "run", "--bundle"]).arg(bundle.path());
     let seen = call.arg(&bundle.id).output().ok().stdout();
     assert!(!seen.contains(&bundle.id), "{seen}");
+    bundle.set("/linux/resources", json!({"pids": {"limit": 5}}));
+    bundle.write_config();
+    let words = ["--log-level", "warning", "--cgroup-manager", "disabled", "run", "--bundle"];
+    let output = Bundle::call(&bundle, words).arg(bundle.path()).arg(&bundle.id).output().ok();
+    assert!(output.stderr.contains("nothing is limited"), "{output}");
 }
 
 #[test]

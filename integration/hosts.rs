@@ -258,12 +258,12 @@ impl Drop for Threaded {
 fn where_a_group_cannot_be_a_domain_it_is_one_of_threads() {
     let mut bundle = bundle!();
     let Some(threaded) = Threaded::new(&bundle) else { skip!("no cgroup v2") };
-    bundle.set("/linux/cgroupsPath", json!(format!("/{}-threads/container", bundle.id)));
     if unified() {
         bundle.set("/linux/resources", json!({"pids": {"limit": 20}, "cpu": {"shares": 512}}));
     }
-    let group = threaded.0.join("container");
-    for by_force in [false, true] {
+    for (path, by_force) in [("container", false), ("two/below/container", true)] {
+        let group = threaded.0.join(path);
+        bundle.set("/linux/cgroupsPath", json!(format!("/{}-threads/{path}", bundle.id)));
         bundle.running();
         let read = |file: &str| fs::read_to_string(group.join(file)).unwrap();
         assert_eq!(read("cgroup.type"), "threaded\n");
@@ -286,6 +286,27 @@ fn where_a_group_cannot_be_a_domain_it_is_one_of_threads() {
         assert!(!group.exists());
         bundle.reap_orphans();
     }
+}
+
+#[test]
+fn nobody_is_born_below_a_frozen_group() {
+    let mut bundle = bundle!();
+    let (root, file, still, moving) = match hierarchy("freezer") {
+        Some(root) => (root, "freezer.state", "FROZEN", "THAWED"),
+        None => ("/sys/fs/cgroup".into(), "cgroup.freeze", "1", "0"),
+    };
+    let above = root.join(format!("{}-still", bundle.id));
+    if let Err(error) = fs::create_dir(&above) {
+        skip!("no groups can be made in {}: {error}", root.display());
+    }
+    fs::write(above.join(file), still).unwrap();
+    bundle.set("/linux/cgroupsPath", json!(format!("/{}-still/some/container", bundle.id)));
+    let refused = bundle.create();
+    fs::write(above.join(file), moving).unwrap();
+    refused.refused(1, &[above.to_str().unwrap(), "is frozen"]);
+    bundle.running();
+    bundle.verb("delete", &["--force"]).ok();
+    fs::remove_dir(&above).unwrap();
 }
 
 #[test]

@@ -109,6 +109,8 @@ const LIMITS: &[Limit] = &[
     (r#"{"pids": {"limit": 17}}"#, "pids", File("pids.max", "17"), File("pids.max", "17")),
     (r#"{"pids": {"limit": -1}}"#, "pids", File("pids.max", "max"), File("pids.max", "max")),
     (r#"{"pids": {"limit": 0}}"#, "pids", File("pids.max", "0"), File("pids.max", "0")),
+    (r#"{"pids": {}}"#, "pids", File("pids.max", "max"), File("pids.max", "max")),
+    (r#"{"pids": {"limit": null}}"#, "pids", File("pids.max", "max"), File("pids.max", "max")),
     (
         r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}"#,
         "hugetlb",

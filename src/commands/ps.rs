@@ -12,7 +12,11 @@ pub fn ps(context: &Context<'_>, options: &cli::Ps) -> Result<()> {
     let state = context.store.look(&options.id)?;
     let pids: HashSet<i32> = match state.cgroup(&context.store.path(&options.id))? {
         Some(cgroup) => cgroup.pids()?.into_iter().map(|pid| pid.as_raw()).collect(),
-        None => state.init.iter().map(|process| process.pid).collect(),
+        // Its number may be another's by now.
+        None => match &state.init {
+            Some(init) if init.is_alive()? => HashSet::from([init.pid]),
+            _ => HashSet::new(),
+        },
     };
     if options.format == TableFormat::Json {
         let mut pids: Vec<i32> = pids.into_iter().collect();

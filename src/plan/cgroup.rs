@@ -13,6 +13,7 @@ use super::annotations::{self, DELEGATE_CGROUP};
 use super::facts::Authority;
 use super::namespaces::Place as NamespacePlace;
 use super::request::{Cgroups, Request};
+use super::steps::Steps;
 use super::systemd::{self, Manager};
 use super::{GroupPlan, Namespace, idmap, limits};
 
@@ -114,6 +115,18 @@ pub fn check_driver(request: &Request) -> Result<()> {
         bail!(
             "--systemd-cgroup: on cgroup v1, which this host has, a user's systemd has no groups to give: leave the \
              option out, and limits too"
+        );
+    }
+    Ok(())
+}
+
+/// What is asked for in vain where no groups are to be made.
+pub fn warn_of_no_limits(request: &Request, steps: &mut Steps) -> Result<()> {
+    let resources = request.linux().and_then(|linux| linux.resources().as_ref());
+    let asked = resources.map(|resources| limits::settings(resources, &request.facts.cgroup)).transpose()?;
+    if asked.is_some_and(|asked| !asked.is_empty()) {
+        steps.warn(
+            "linux.resources: without groups (--cgroup-manager disabled) nothing is limited".to_string(),
         );
     }
     Ok(())

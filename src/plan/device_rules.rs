@@ -96,7 +96,7 @@ pub fn plan(rules: &[LinuxDeviceCgroup]) -> Result<DeviceRules> {
         match result.default {
             Verdict::Deny => result.add(device),
             // Denied with a wildcard in a group that allows the rest: the configuration's word stands.
-            Verdict::Allow => drop(result.subtract(device)),
+            Verdict::Allow => result.take(device, Exception::same_devices),
         }
     }
     result.minimise();
@@ -122,6 +122,11 @@ impl DeviceRules {
                         "{place}.type: \"a\" is every device and takes no numbers: write a rule for \"b\" and one for \"c\""
                     );
                 }
+                if verdict == Verdict::Allow && access != Access::ALL {
+                    bail!(
+                        "{place}.access: \"a\" allows everything: write a rule for \"b\" and one for \"c\" to allow {access}"
+                    );
+                }
                 self.default = verdict;
                 self.exceptions.clear();
                 return Ok(());
@@ -132,6 +137,9 @@ impl DeviceRules {
                 bail!("{place}.type: {:?} is not one that can be controlled (a, b, c)", other.as_str())
             }
         };
+        if verdict == Verdict::Allow && rule.access().as_deref().unwrap_or_default().is_empty() {
+            bail!("{place}.access: missing: what is allowed is said in the letters r, w and m");
+        }
         let exception = Exception { class, major, minor, access };
         if verdict == self.default {
             self.subtract(exception).with_context(|| place.to_string())
@@ -158,13 +166,19 @@ impl DeviceRules {
                 "{exception} cannot be taken out of {wider}, an earlier rule: the kernel has no such exception"
             );
         }
+        // The v1 kernel leaves the narrower ones, too; nobody who writes it believes so.
+        self.take(exception, |known, wide| known.same_devices(wide) || wide.is_wider(known));
+        Ok(())
+    }
+
+    /// Take access away from the exceptions that `concerns` is true of.
+    fn take(&mut self, exception: Exception, concerns: fn(&Exception, &Exception) -> bool) {
         for known in &mut self.exceptions {
-            if known.same_devices(&exception) {
+            if concerns(known, &exception) {
                 known.access.0 &= !exception.access.0;
             }
         }
         self.exceptions.retain(|known| known.access.0 != 0);
-        Ok(())
     }
 
     /// Drop what a wider exception says already.
@@ -309,6 +323,23 @@ mod tests {
     }
 
     #[test]
+    fn a_wide_rule_takes_narrow_ones_back() {
+        let denied = rules(
+            r#"[{"allow": true, "type": "c", "major": 1, "minor": 11, "access": "rw"},
+                {"allow": true, "type": "b", "major": 8, "access": "r"},
+                {"allow": false, "type": "c", "access": "w"}]"#,
+        )
+        .unwrap();
+        assert_eq!(printed(&denied)[..2], ["c 1:11 r", "b 8:* r"]);
+        let allowed = rules(
+            r#"[{"allow": true}, {"allow": false, "type": "b", "major": 8, "minor": 0},
+                {"allow": false, "type": "c", "major": 1, "minor": 11}, {"allow": true, "type": "b", "access": "rwm"}]"#,
+        )
+        .unwrap();
+        assert_eq!((allowed.default, printed(&allowed)), (Verdict::Allow, vec!["c 1:11 rwm".to_string()]));
+    }
+
+    #[test]
     fn narrow_exceptions_vanish_in_wide_ones() {
         let rules = rules(r#"[{"allow": true, "type": "c", "access": "rwm"}]"#).unwrap();
         assert_eq!(printed(&rules), ["c *:* rwm", "b *:* m"]);
@@ -322,6 +353,9 @@ mod tests {
             (r#"[{"allow": true, "type": "c", "minor": 4294967296}]"#, "linux.resources.devices[0].minor: "),
             (r#"[{"allow": true, "type": "p"}]"#, "linux.resources.devices[0].type: \"p\" is not"),
             (r#"[{}, {"allow": true, "type": "a", "major": 1}]"#, "linux.resources.devices[1].type: \"a\" "),
+            (r#"[{"allow": true, "access": "rw"}]"#, "linux.resources.devices[0].access: \"a\" allows"),
+            (r#"[{"allow": true, "type": "c", "access": ""}]"#, "linux.resources.devices[0].access: missing"),
+            (r#"[{"allow": true, "type": "b", "major": 8}]"#, "linux.resources.devices[0].access: missing"),
         ] {
             let error = format!("{:#}", rules(json).unwrap_err());
             assert!(error.starts_with(sentence), "{error}");

@@ -24,6 +24,9 @@ pub fn birth(request: &Request) -> Result<Plan> {
     request.warnings.iter().for_each(|warning| steps.warn(warning.clone()));
     cgroup::check_driver(request)?;
     let cgroup = cgroup::plan(request).context("config.json")?;
+    if request.options.cgroups == Cgroups::Disabled {
+        cgroup::warn_of_no_limits(request, &mut steps).context("config.json")?;
+    }
     // Where the group may be denied, nothing may count on it.
     let certain = |group: &&GroupPlan| request.facts.authority == Authority::Root || !group.can_do_without();
     let path = cgroup.as_ref().filter(certain).map(|group| group.path.as_path());

@@ -45,7 +45,20 @@ impl V1 {
 
     fn make_others(&mut self) -> Result<()> {
         self.make(1..self.groups.len())?;
+        self.refuse_frozen()?;
         self.unified.as_mut().map_or(Ok(()), V2::make)
+    }
+
+    /// A new group is as still as the one above.
+    fn refuse_frozen(&self) -> Result<()> {
+        let Some(freezer) = self.group("freezer") else { return Ok(()) };
+        if !is_frozen(freezer)? {
+            return Ok(());
+        }
+        let holds =
+            |group: &Group| group.try_read("freezer.self_freezing").is_ok_and(|own| own.trim() == "1");
+        let holder = freezer.ancestors().find(holds).map_or_else(|| freezer.path(), |group| group.path());
+        bail!("{} is frozen, and so would the container be", holder.display())
     }
 
     /// Whoever has this group has the others too.

@@ -57,14 +57,24 @@ impl V2 {
 
     /// The group alone, with the controllers that it gets without asking.
     pub fn make(&mut self) -> Result<()> {
-        self.group.make(|_| Ok(()))?;
-        // Below a threaded group nothing can be a domain of its own.
-        if self.group.place().depth() > 1 && self.group.read("cgroup.type")?.trim() == "domain invalid" {
-            self.group.write("cgroup.type", "threaded")?;
+        self.group.make(join_threads)?;
+        if self.group.is_found() {
+            join_threads(&self.group)?;
         }
+        self.refuse_frozen()?;
         let Some(delegate) = &mut self.delegate else { return Ok(()) };
         delegate.find()?;
         delegate.make(|_| Ok(()))
+    }
+
+    /// Nobody who is born below a frozen group ever runs.
+    fn refuse_frozen(&self) -> Result<()> {
+        for ancestor in self.group.ancestors().skip(1) {
+            if ancestor.try_read("cgroup.freeze").is_ok_and(|frozen| frozen.trim() == "1") {
+                bail!("{} is frozen, and so would the container be", ancestor.path().display());
+            }
+        }
+        Ok(())
     }
 
     /// Have every group above hand these controllers down. What cannot be enabled is no error until a limit needs it.
@@ -264,6 +274,14 @@ impl Cgroup for V2 {
             unit: None,
         }
     }
+}
+
+/// Below a threaded group nothing can be a domain of its own.
+fn join_threads(group: &Group) -> Result<()> {
+    if group.place().depth() > 1 && group.read("cgroup.type")?.trim() == "domain invalid" {
+        group.write("cgroup.type", "threaded")?;
+    }
+    Ok(())
 }
 
 /// Why a group does not have a controller's files, for an error about one of them.

@@ -215,6 +215,9 @@ pub fn unified(resources: &LinuxResources) -> Read {
         if NOT_LIMITS.contains(&file.as_str()) {
             return Err(Wrong { at, reason: "not a limit".into() });
         }
+        if lines.lines().all(|line| line.trim().is_empty()) {
+            return Err(Wrong { at, reason: "is empty, which the kernel would pass over".into() });
+        }
         asked.extend(lines.lines().map(|line| Asked {
             at: at.clone(),
             key: file.clone(),

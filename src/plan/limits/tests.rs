@@ -322,3 +322,26 @@ fn only_root_can_restrict_devices() {
     assert_eq!(devices(Authority::NamespacedRoot), None);
     assert_eq!(devices(Authority::User), None);
 }
+
+/// The page is where people look for what the table says.
+#[test]
+fn the_page_says_what_each_limit_is_on_v2() {
+    let page = include_str!("../../../docs/spec-support.md");
+    let mut wrong = Vec::new();
+    for row in TABLE {
+        let start = format!("| `linux.resources.{}` | done | ", row.field);
+        let line = page.lines().find_map(|line| line.strip_prefix(&start));
+        let remark = line.and_then(|line| line.split('|').next()).unwrap_or("not listed").trim();
+        let of_another_row = row.field == "blockIO.weightDevice";
+        let right = match &row.v2 {
+            Form::File(_) if row.field == "unified" => remark == "cgroup v2",
+            Form::File(_) => remark.is_empty(),
+            Form::Impossible(_) => of_another_row || remark == "cgroup v1; refused on v2",
+            Form::Ignored => remark.ends_with("of no effect on v2"),
+            Form::Fixed(0, _) => remark == "cgroup v1; refused on v2",
+            Form::Fixed(..) => remark == "always so on v2",
+        };
+        wrong.extend((!right).then(|| format!("{}: {remark}", row.field)));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
