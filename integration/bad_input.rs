@@ -419,6 +419,8 @@ fn limits_that_cannot_be_are_refused() {
         row("/linux/cgroupsPath", json!("/a/../../outside")),
         row("/linux/cgroupsPath", json!(format!("/{}", long()))),
         row("/linux/cgroupsPath", json!("/a\0b")),
+        row("/linux/cgroupsPath", json!("/a\nb")),
+        row("/linux/cgroupsPath", json!("/a".repeat(2100))),
     ]);
 }
 

@@ -173,6 +173,39 @@ fn device_rules_apply_in_their_order() {
 }
 
 #[test]
+fn what_is_denied_widely_is_denied() {
+    let mut bundle = bundle!();
+    maker(
+        &mut bundle,
+        json!([
+            {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "rw"},
+            {"allow": false, "type": "c", "access": "w"},
+        ]),
+    );
+    bundle.shell("/witness mknod /dev/a c 1 11; /witness open /dev/a; /witness write /dev/a x");
+    assert_eq!(bundle.run().ok().stdout(), "ok\nok\nEPERM\n");
+}
+
+#[test]
+fn an_update_loses_no_rule() {
+    let mut bundle = bundle!();
+    maker(&mut bundle, json!([{"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]));
+    bundle.running();
+    bundle.exec(&["/witness", "mknod", "/dev/a", "c", "1", "11"]).ok();
+    let path = bundle.scratch().join("resources.json");
+    fs::write(
+        &path,
+        json!({"devices": [{"allow": true, "access": "rwm"}], "pids": {"limit": 77}}).to_string(),
+    )
+    .unwrap();
+    bundle.call(["update", "--resources"]).arg(path).arg(&bundle.id).output().ok();
+    for (access, outcome) in [(&["open", "/dev/a"][..], "ok\n"), (&["write", "/dev/a", "x"], "EPERM\n")] {
+        let words: Vec<&str> = ["/witness"].iter().chain(access).copied().collect();
+        assert_eq!(bundle.exec(&words).ok().stdout(), outcome, "{access:?}");
+    }
+}
+
+#[test]
 fn a_rule_for_all_opens_all() {
     let mut bundle = bundle!();
     maker(&mut bundle, json!([{"allow": true, "access": "rwm"}]));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, bundle, skip};
 use crate::call::eventually;
@@ -412,6 +412,68 @@ fn a_busy_process_is_throttled_to_its_quota() {
         let throttled = text.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap();
         (throttled.parse::<u64>().unwrap() >= 3).then_some(())
     });
+}
+
+/// What each of two has used of the one processor that both are busy on, in nanoseconds.
+fn rivals(mut bundles: [Bundle; 2], limits: [Value; 2]) -> [u64; 2] {
+    for (bundle, cpu) in bundles.iter_mut().zip(limits) {
+        bundle.set("/linux/resources/cpu", cpu).set("/linux/resources/cpu/cpus", json!("0"));
+        bundle.shell("while :; do :; done");
+        bundle.create().ok();
+    }
+    bundles.iter().for_each(|bundle| drop(bundle.start().ok()));
+    let used = || {
+        bundles.each_ref().map(|bundle| {
+            let event = bundle.verb("events", &["--stats"]).ok().json();
+            event["data"]["cpu"]["usage"]["total"].as_u64().expect("a time")
+        })
+    };
+    let before = used();
+    let since = eventually("they have been busy for a while", || {
+        let now = used();
+        let since = [now[0] - before[0], now[1] - before[1]];
+        (since[0] + since[1] > 2_000_000_000).then_some(since)
+    });
+    bundles.iter().for_each(|bundle| drop(bundle.verb("delete", &["--force"]).ok()));
+    since
+}
+
+#[test]
+fn of_two_on_one_processor_the_greater_share_gets_more() {
+    if hierarchy("cpu").is_none() || hierarchy("cpuset").is_none() {
+        skip!("no cpu and cpuset controllers");
+    }
+    let [more, less] = rivals([bundle!(), Bundle::new()], [json!({"shares": 8192}), json!({"shares": 1024})]);
+    assert!(more > less * 3, "with eight times the shares {more} ns, the other {less}");
+}
+
+#[test]
+fn who_is_idle_gets_what_others_leave() {
+    if first_of("cpu", &["cpu.idle"]).is_none() || hierarchy("cpuset").is_none() {
+        skip!("no cpu.idle, or no cpuset controller");
+    }
+    let [busy, idle] = rivals([bundle!(), Bundle::new()], [json!({}), json!({"idle": 1})]);
+    assert!(busy > idle * 10, "{busy} ns, and {idle} of who is idle");
+}
+
+#[test]
+fn memory_is_reclaimed_above_its_high_mark() {
+    let Some(hierarchy) = hierarchy("memory").filter(|_| on_v2("memory")) else {
+        skip!("only cgroup v2 has memory.high");
+    };
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/memory", json!({"limit": 67_108_864, "swap": 67_108_864}));
+    bundle.set("/linux/resources/unified", json!({"memory.high": "8388608"}));
+    bundle.shell("tail /dev/zero");
+    bundle.create().ok();
+    bundle.start().ok();
+    let events = hierarchy.join(&bundle.id).join("memory.events");
+    eventually("it is held back", || {
+        let text = fs::read_to_string(&events).unwrap();
+        let times = text.lines().find_map(|line| line.strip_prefix("high ")).unwrap();
+        (times.parse::<u64>().unwrap() > 0).then_some(())
+    });
+    bundle.verb("delete", &["--force"]).ok();
 }
 
 #[test]

@@ -248,12 +248,18 @@ fn below(asked: &Path, field: &str, that: &str) -> Result<PathBuf> {
             Component::Normal(name) if name.len() > LONGEST_NAME => {
                 bail!("{field}: {name:?} is longer than {LONGEST_NAME} bytes")
             }
+            Component::Normal(name) if name.as_encoded_bytes().contains(&b'\n') => {
+                bail!("{field}: {name:?} has a line break, and no group's name may")
+            }
             Component::Normal(name) => path.push(name),
             Component::RootDir | Component::CurDir => {}
             Component::ParentDir | Component::Prefix(_) => {
                 bail!("{field}: {asked:?} leaves its place with a \"..\"")
             }
         }
+    }
+    if path.as_os_str().len() >= libc::PATH_MAX as usize {
+        bail!("{field}: is longer than a path can be");
     }
     if path.as_os_str().is_empty() {
         bail!("{field}: {asked:?} is {that}, and not a group below it");
