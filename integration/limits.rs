@@ -449,10 +449,11 @@ fn of_two_on_one_processor_the_greater_share_gets_more() {
 
 #[test]
 fn who_is_idle_gets_what_others_leave() {
+    let bundles = [bundle!(), Bundle::new()];
     if first_of("cpu", &["cpu.idle"]).is_none() || hierarchy("cpuset").is_none() {
         skip!("no cpu.idle, or no cpuset controller");
     }
-    let [busy, idle] = rivals([bundle!(), Bundle::new()], [json!({}), json!({"idle": 1})]);
+    let [busy, idle] = rivals(bundles, [json!({}), json!({"idle": 1})]);
     assert!(busy > idle * 10, "{busy} ns, and {idle} of who is idle");
 }
 

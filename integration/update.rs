@@ -201,6 +201,22 @@ fn an_update_that_fails_changes_nothing() {
 }
 
 #[test]
+fn what_nobody_could_write_is_not_put_back() {
+    if hierarchy(if on_v2("memory") { "io" } else { "blkio" }).is_none() {
+        skip!("no controller of block devices");
+    }
+    let mut bundle = bundle!();
+    bundle.set("/linux/resources/pids", json!({"limit": 50}));
+    bundle.running();
+    let nowhere = json!([{"major": 4095, "minor": 77, "rate": 1_000_000}]);
+    let document = json!({"pids": {"limit": 60}, "blockIO": {"throttleReadBpsDevice": nowhere}});
+    let call = bundle.call(["update", "--resources"]).arg(resources(&bundle, &document));
+    let place = "linux.resources.blockIO.throttleReadBpsDevice[0].rate";
+    call.arg(&bundle.id).output().refused(1, &["no limit was changed", place, "No such device"]);
+    assert_eq!(limit(&bundle, "pids", ("pids.max", "pids.max")).as_deref(), Some("50"));
+}
+
+#[test]
 fn the_weight_of_a_group_outlives_an_idleness_that_was_taken_back() {
     let mut bundle = bundle!();
     bundle.set("/linux/resources/cpu", json!({"shares": 512}));

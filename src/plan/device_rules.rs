@@ -1,7 +1,8 @@
 //! Which devices a container may open and make: `linux.resources.devices`, reduced to a default and exceptions.
 //!
-//! Runs outside, before anything exists. Pure. The semantics are those of the kernel's v1 devices controller,
-//! on every host: `host/cgroup/v1.rs` writes the result into its files, `host/cgroup/device_bpf.rs` compiles it.
+//! Runs outside, before anything exists. Pure. The semantics are those of the kernel's v1 devices controller, on every
+//! host, but that a wide rule takes narrower ones back: `host/cgroup/v1.rs` writes the result into its files,
+//! `host/cgroup/device_bpf.rs` compiles it.
 
 use std::fmt;
 
