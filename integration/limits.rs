@@ -407,11 +407,14 @@ fn a_busy_process_is_throttled_to_its_quota() {
     bundle.create().ok();
     bundle.start().ok();
     let stat = hierarchy.join(&bundle.id).join("cpu.stat");
-    eventually("the group is throttled", || {
-        let text = fs::read_to_string(&stat).unwrap();
-        let throttled = text.lines().find_map(|line| line.strip_prefix("nr_throttled ")).unwrap();
-        (throttled.parse::<u64>().unwrap() >= 3).then_some(())
-    });
+    eventually("the group is throttled", || (counter(&stat, "nr_throttled") >= 3).then_some(()));
+}
+
+/// The number after a name in a file of a group, one on a line.
+fn counter(file: &Path, name: &str) -> u64 {
+    let text = fs::read_to_string(file).unwrap();
+    let number = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    number.unwrap_or_else(|| panic!("no {name} in {}", file.display())).parse().unwrap()
 }
 
 /// What each of two has used of the one processor that both are busy on, in nanoseconds.
@@ -469,11 +472,7 @@ fn memory_is_reclaimed_above_its_high_mark() {
     bundle.create().ok();
     bundle.start().ok();
     let events = hierarchy.join(&bundle.id).join("memory.events");
-    eventually("it is held back", || {
-        let text = fs::read_to_string(&events).unwrap();
-        let times = text.lines().find_map(|line| line.strip_prefix("high ")).unwrap();
-        (times.parse::<u64>().unwrap() > 0).then_some(())
-    });
+    eventually("it is held back", || (counter(&events, "high") > 0).then_some(()));
     bundle.verb("delete", &["--force"]).ok();
 }
 

@@ -74,7 +74,10 @@ impl Log {
     /// What a command could not do beside all that it did. A person sees it, too, who asked for no log.
     pub fn remark(&self, message: &str) {
         match self.sink {
-            Sink::Stderr => drop(writeln!(io::stderr(), "{message}")),
+            Sink::Stderr => {
+                // Whoever closed it does not want to know.
+                let _ = writeln!(io::stderr(), "{message}");
+            }
             _ => self.warn(message),
         }
     }

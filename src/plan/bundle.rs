@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::facts::Facts;
 use super::request::{Options, Request, root_path};
 use super::typed::typed;
-use super::{Namespace, capabilities, sysctl};
+use super::{Namespace, capabilities, limits, sysctl};
 
 /// A bundle as its author wrote it.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ pub fn parse(text: &[u8]) -> Result<(Box<Spec>, Vec<String>)> {
     }
     check_devices(&document)?;
     if let Some(resources) = document.pointer_mut("/linux/resources") {
-        settle_resources(resources, "linux.resources.")?;
+        limits::settle(resources, "linux.resources.")?;
     }
     let spec: Box<Spec> = typed(document)?;
     check_version(spec.version())?;
@@ -157,45 +157,9 @@ pub fn parse_process(text: &[u8]) -> Result<(Process, Vec<String>)> {
 /// Limits as `update` reads them: their members, checked against the type that they are to become a part of.
 pub fn parse_resources(text: &[u8]) -> Result<Value> {
     let mut document = document(text)?;
-    settle_resources(&mut document, "")?;
+    limits::settle(&mut document, "")?;
     typed::<LinuxResources>(document.clone())?;
     Ok(document)
-}
-
-/// Lists of limits, and what each of their elements must say: the types would take a number that is missing for 0.
-const REQUIRED: &[(&str, &[&str])] = &[
-    ("hugepageLimits", &["pageSize", "limit"]),
-    ("blockIO.weightDevice", &["major", "minor"]),
-    ("blockIO.throttleReadBpsDevice", &["major", "minor", "rate"]),
-    ("blockIO.throttleWriteBpsDevice", &["major", "minor", "rate"]),
-    ("blockIO.throttleReadIOPSDevice", &["major", "minor", "rate"]),
-    ("blockIO.throttleWriteIOPSDevice", &["major", "minor", "rate"]),
-    ("network.priorities", &["name", "priority"]),
-];
-
-/// Limits as the types can hold them. What says nothing about processes is no limit of 0.
-fn settle_resources(resources: &mut Value, place: &str) -> Result<()> {
-    for (list, members) in REQUIRED {
-        let elements = resources.pointer(&format!("/{}", list.replace('.', "/"))).and_then(Value::as_array);
-        for (index, element) in elements.into_iter().flatten().enumerate() {
-            for member in *members {
-                let there = element.get(member).is_some_and(|value| !value.is_null());
-                ensure!(there, "{place}{list}[{index}].{member}: missing");
-            }
-        }
-    }
-    // A number of bytes that the type has no room for is more than the kernel counts to.
-    for page in resources.get_mut("hugepageLimits").and_then(Value::as_array_mut).into_iter().flatten() {
-        if page["limit"].as_u64().is_some_and(|limit| i64::try_from(limit).is_err()) {
-            page["limit"] = i64::MAX.into();
-        }
-    }
-    if let Some(members) = resources.as_object_mut()
-        && members.get("pids").is_some_and(|pids| pids.is_object() && pids["limit"].is_null())
-    {
-        members.remove("pids");
-    }
-    Ok(())
 }
 
 /// The limits of a container, from its configuration.

@@ -13,10 +13,12 @@ use super::cgroup::{CgroupLayout, Version};
 use super::device_rules::{self, DeviceRules, Verdict};
 use super::facts::Authority;
 use read::Asked;
+pub use shape::settle;
 use table::{File, Form, Missing, Row, TABLE};
 
 mod conversions;
 mod read;
+mod shape;
 mod table;
 
 /// All that a container's groups are told.
